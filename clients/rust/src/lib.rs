@@ -1,0 +1,1 @@
+//! Producer, consumer and admin client for Meridian and any Kafka-protocol server.

@@ -1,0 +1,1 @@
+//! Kafka in, Kafka out: listener, handlers, coordinators, waiting fetches.

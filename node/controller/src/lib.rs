@@ -1,0 +1,1 @@
+//! The region's facts: topics, settings, nodes, placement. Pure.

@@ -1,0 +1,1 @@
+//! Consensus for one shard: the only crate that names openraft.

@@ -1,0 +1,1 @@
+//! Configuration, wiring and admin endpoint: the only place that knows every concrete type.

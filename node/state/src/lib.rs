@@ -1,0 +1,1 @@
+//! The shard's state machine: partitions, producers, group offsets. Pure.

@@ -1,0 +1,197 @@
+//! Ids and positions, nothing else.
+//!
+//! Every number that names a place or a thing has its own type, so that an index of Raft cannot be
+//! taken for an offset of Kafka. Names follow `docs/GLOSSARY.md`. Behaviour belongs elsewhere.
+
+use std::fmt;
+
+pub use uuid::Uuid;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+number! {
+    /// Position of a record in a partition, from 0. Unique only with its [`LeaderEpoch`]:
+    /// a quarantined tail gives its offsets up.
+    Offset(u64)
+}
+
+number! {
+    /// Kafka's leader epoch: `region_epoch << 20 | elections`. Never falls along a log, and no two
+    /// regions mint the same one (invariant 5).
+    LeaderEpoch(u32)
+}
+
+number! {
+    /// Rises by one with every promotion of a failover group. At most 2047, so that a
+    /// [`LeaderEpoch`] stays positive in Kafka's signed 32 bits.
+    RegionEpoch(u32)
+}
+
+number! {
+    /// Raft's term of one shard.
+    Term(u64)
+}
+
+number! {
+    /// Raft's index of an entry in one shard's log, from 1. Not an offset: blank and membership
+    /// entries take an index too.
+    RaftIndex(u64)
+}
+
+number! {
+    /// One Raft group of the region: `0..shards` hold partitions, [`ShardId::CONTROLLER`] holds the
+    /// region's facts.
+    ShardId(u32)
+}
+
+number! {
+    /// A node of the whole deployment; the broker id that Kafka clients see.
+    NodeId(u32)
+}
+
+number! {
+    /// Id of an idempotent producer, dealt in blocks by the controller.
+    ProducerId(u64)
+}
+
+number! {
+    /// Milliseconds since the Unix epoch, as Kafka counts record time. May be negative in data.
+    TimestampMs(i64)
+}
+
+number! {
+    /// Id of a topic for its whole life; a topic made again under the same name gets a new one.
+    TopicId(Uuid)
+}
+
+impl Offset {
+    /// The position `count` records further on.
+    pub fn plus(self, count: u64) -> Self {
+        Self(self.0 + count)
+    }
+}
+
+impl ShardId {
+    /// The shard of the controller, outside the range of data shards.
+    pub const CONTROLLER: Self = Self(u32::MAX);
+}
+
+impl RaftIndex {
+    /// The index after this one.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl LeaderEpoch {
+    /// Bits that count elections inside one region epoch.
+    pub const ELECTION_BITS: u32 = 20;
+
+    /// The epoch of the `elections`-th election under `region`.
+    pub fn new(region: RegionEpoch, elections: u32) -> Self {
+        assert!(elections < 1 << Self::ELECTION_BITS, "elections fit their bits");
+        assert!(region.0 < 1 << (31 - Self::ELECTION_BITS), "region epoch fits its bits");
+        Self(region.0 << Self::ELECTION_BITS | elections)
+    }
+
+    /// The region epoch it was minted under.
+    pub fn region(self) -> RegionEpoch {
+        RegionEpoch(self.0 >> Self::ELECTION_BITS)
+    }
+}
+
+impl TopicId {
+    /// Kafka's "no topic id".
+    pub const NIL: Self = Self(Uuid::nil());
+}
+
+/// One partition of one topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Partition {
+    /// The topic.
+    pub topic: TopicId,
+    /// Its index in the topic, from 0.
+    pub index: u32,
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.index)
+    }
+}
+
+/// Place of an entry in a shard's Raft log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogPosition {
+    /// Term of the leader that proposed it.
+    pub term: Term,
+    /// Its index.
+    pub index: RaftIndex,
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.index, self.term)
+    }
+}
+
+/// The shard that holds a partition: `(hash(topic) + index) % shards`.
+///
+/// `shards` is a power of two, so doubling it splits each shard `s` into `s` and `s + shards`.
+/// The hash is FNV-1a over the id's 16 bytes: stable across versions and platforms.
+pub fn shard_of(partition: Partition, shards: u32) -> ShardId {
+    debug_assert!(shards.is_power_of_two());
+    ShardId(fnv1a(partition.topic.0.as_bytes()).wrapping_add(partition.index) & (shards - 1))
+}
+
+/// The shard that coordinates a named thing (a consumer group, a transactional id).
+pub fn shard_of_name(name: &str, shards: u32) -> ShardId {
+    debug_assert!(shards.is_power_of_two());
+    ShardId(fnv1a(name.as_bytes()) & (shards - 1))
+}
+
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consecutive_partitions_of_a_topic_visit_every_shard() {
+        let topic = TopicId(Uuid::from_u128(7));
+        let shards: std::collections::BTreeSet<_> =
+            (0..16).map(|index| shard_of(Partition { topic, index }, 16)).collect();
+        assert_eq!(shards.len(), 16);
+    }
+
+    #[test]
+    fn doubling_the_shards_splits_each_into_two() {
+        for index in 0..200 {
+            let partition = Partition { topic: TopicId(Uuid::from_u128(index.into())), index };
+            let before = shard_of(partition, 16).0;
+            let after = shard_of(partition, 32).0;
+            assert!(after == before || after == before + 16);
+        }
+    }
+
+    #[test]
+    fn leader_epoch_carries_its_region() {
+        let epoch = LeaderEpoch::new(RegionEpoch(3), 5);
+        assert_eq!(epoch.region(), RegionEpoch(3));
+        assert!(epoch > LeaderEpoch::new(RegionEpoch(2), 1000));
+    }
+}

@@ -1,0 +1,1 @@
+//! The Kafka protocol and RecordBatch v2, sans-IO.

@@ -1,0 +1,1 @@
+//! Meridian beside Apache Kafka on the same machine.

@@ -1,0 +1,1 @@
+//! kill -9, power cut, full disk: nothing acknowledged is lost.

@@ -1,0 +1,1 @@
+//! Tests that hold the house rules: crate arrows, names, file sizes, links.
