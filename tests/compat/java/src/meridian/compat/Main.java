@@ -1,0 +1,1 @@
+package meridian.compat; class Main { }

@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# Installs the Kafka clients that the compatibility tests run: into target/clients, nothing global but Debian packages.
+#
+# Idempotent: a client whose inputs have not changed is left alone. A client whose tool is missing on this machine is
+# reported and left out; its tests then print a reason and skip. Usage: tests/compat/setup.sh [python|java|go|kcat ...]
+set -u -o pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+out="${CARGO_TARGET_DIR:-$root/target}/clients"
+mkdir -p "$out"
+log="$out/setup.log"
+: >"$log"
+failed=0
+
+say() { printf 'setup: %s\n' "$*"; }
+
+# fingerprint FILE... : one hash over the contents, so that a changed input installs again.
+fingerprint() { cat "$@" "$here/setup.sh" | sha256sum | cut -d' ' -f1; }
+
+# fresh NAME HASH: true when NAME was installed from these very inputs.
+fresh() { [ -f "$out/$1.stamp" ] && [ "$(cat "$out/$1.stamp")" = "$2" ]; }
+
+# skip NAME REASON: leaves the reason where the tests find it.
+skip() {
+    say "$1: left out: $2"
+    rm -f "$out/$1.stamp"
+    printf '%s\n' "$2" >"$out/$1.missing"
+}
+
+# run NAME COMMAND...: quiet while it works, the tail of its output when it does not.
+run() {
+    local name=$1
+    shift
+    if ! "$@" >>"$log" 2>&1; then
+        say "$name: failed: $*"
+        tail -n 25 "$log" | sed 's/^/    /'
+        printf 'installing failed: %s (see %s)\n' "$*" "$log" >"$out/$name.missing"
+        failed=1
+        return 1
+    fi
+}
+
+finish() {
+    printf '%s' "$2" >"$out/$1.stamp"
+    rm -f "$out/$1.missing"
+    say "$1: installed ($3)"
+}
+
+# debian PACKAGE: installs a Debian package when we may.
+debian() {
+    command -v apt-get >/dev/null || return 1
+    if [ "$(id -u)" != 0 ]; then return 1; fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$1" >>"$log" 2>&1 && return 0
+    apt-get update -q >>"$log" 2>&1
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$1" >>"$log" 2>&1
+}
+
+setup_python() {
+    local hash
+    hash=$(fingerprint "$here/python/requirements.txt")
+    if fresh python "$hash"; then
+        say "python: up to date"
+        return
+    fi
+    if ! command -v python3 >/dev/null; then
+        skip python "python3 is not installed"
+        return
+    fi
+    say "python: installing confluent-kafka and kafka-python into a venv"
+    rm -rf "$out/python"
+    if ! python3 -m venv "$out/python" >>"$log" 2>&1; then
+        skip python "python3 cannot make a venv here (on Debian: apt-get install python3-venv)"
+        return
+    fi
+    run python "$out/python/bin/pip" install -q -r "$here/python/requirements.txt" || return
+    finish python "$hash" "$("$out/python/bin/python" --version 2>&1)"
+}
+
+setup_java() {
+    local hash
+    hash=$(fingerprint "$here/java/pom.xml")
+    if ! command -v java >/dev/null || ! command -v javac >/dev/null; then
+        skip java "a JDK 17 or newer (java, javac) is not installed"
+        return
+    fi
+    if fresh java "$hash"; then
+        say "java: Kafka jars up to date"
+    else
+        if ! command -v mvn >/dev/null; then
+            skip java "mvn (Maven) is not installed"
+            return
+        fi
+        say "java: fetching Apache Kafka 4.3 from Maven"
+        rm -rf "$out/java/lib"
+        run java mvn -q -B -f "$here/java/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$out/java/lib" || return
+        finish java "$hash" "$(ls "$out/java/lib" | grep -c '\.jar$') jars"
+    fi
+    hash=$(fingerprint "$here/java/pom.xml" "$here"/java/src/meridian/compat/*.java)
+    if fresh java-classes "$hash"; then
+        say "java: client program up to date"
+        return
+    fi
+    rm -rf "$out/java/classes"
+    mkdir -p "$out/java/classes"
+    run java-classes javac -nowarn -d "$out/java/classes" -cp "$out/java/lib/*" "$here"/java/src/meridian/compat/*.java || return
+    finish java-classes "$hash" "javac"
+}
+
+setup_go() {
+    local hash
+    hash=$(fingerprint "$here"/go/*.go "$here"/go/go.mod "$here"/go/go.sum)
+    if fresh go "$hash"; then
+        say "go: up to date"
+        return
+    fi
+    if ! command -v go >/dev/null; then
+        skip go "go is not installed"
+        return
+    fi
+    say "go: building the franz-go client"
+    mkdir -p "$out/go"
+    run go go build -C "$here/go" -o "$out/go/franz" . || return
+    finish go "$hash" "$(go version | cut -d' ' -f3)"
+}
+
+setup_kcat() {
+    if command -v kcat >/dev/null; then
+        rm -f "$out/kcat.missing"
+        say "kcat: up to date"
+    elif debian kcat; then
+        finish kcat debian "Debian package"
+    else
+        skip kcat "kcat is not installed and cannot be (on Debian, as root: apt-get install kcat)"
+    fi
+}
+
+for client in ${*:-python java go kcat}; do
+    case $client in
+        python | java | go | kcat) "setup_$client" ;;
+        *)
+            say "unknown client '$client': expected python, java, go or kcat"
+            exit 2
+            ;;
+    esac
+done
+exit $failed

@@ -1,0 +1,89 @@
+//! Where things are: the target directory, the clients that `setup.sh` installed, the binary under test.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The workspace root.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors()
+        .nth(2)
+        .expect("tests/compat is two levels below the root")
+        .to_path_buf()
+}
+
+/// Cargo's target directory.
+pub fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Where `tests/compat/setup.sh` installs the clients.
+pub fn clients() -> PathBuf {
+    target().join("clients")
+}
+
+/// A directory for the logs and data of one run, emptied first. `name` should say who asks: `clients-kcat`.
+///
+/// # Panics
+/// When the directory cannot be made.
+pub fn run_directory(name: &str) -> PathBuf {
+    let path = target().join("runs").join(name);
+    if path.exists() {
+        std::fs::remove_dir_all(&path).unwrap_or_else(|e| panic!("cannot empty {}: {e}", path.display()));
+    }
+    std::fs::create_dir_all(&path).unwrap_or_else(|e| panic!("cannot make {}: {e}", path.display()));
+    path
+}
+
+/// The binary under test: `MERIDIAN_BIN`, else `meridian` of the profile that the running executable was built with.
+///
+/// Errors: a sentence that says where it was looked for and how to build it.
+pub fn meridian_binary() -> Result<PathBuf, String> {
+    if let Some(path) = env::var_os("MERIDIAN_BIN") {
+        let path = PathBuf::from(path);
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(format!(
+                "MERIDIAN_BIN names {}, which is not a file",
+                path.display()
+            ))
+        };
+    }
+    let exe = env::current_exe().map_err(|e| format!("cannot tell where this executable is: {e}"))?;
+    // A test lies in PROFILE/deps, a program in PROFILE.
+    for directory in exe.ancestors().skip(1).take(2) {
+        let candidate = directory.join("meridian");
+        if candidate.is_file() {
+            return Ok(candidate);
+        }
+    }
+    Err(format!(
+        "no `meridian` beside {}: build it first (cargo build -p meridian-cli), or set MERIDIAN_BIN",
+        exe.display()
+    ))
+}
+
+/// Why a client of `setup.sh` (`python`, `java`, `go`, `kcat`) cannot be used here; `None` when it can.
+pub fn missing(client: &str) -> Option<String> {
+    let reason = clients().join(format!("{client}.missing"));
+    if let Ok(text) = std::fs::read_to_string(reason) {
+        return Some(text.trim().to_owned());
+    }
+    let installed = match client {
+        "python" => clients().join("python/bin/python").exists(),
+        "java" => clients().join("java.stamp").exists(),
+        "go" => clients().join("go/franz").exists(),
+        "kcat" => kcat().is_some(),
+        other => panic!("no client is called {other}"),
+    };
+    (!installed).then(|| format!("{client} is not set up: run tests/compat/setup.sh"))
+}
+
+/// The kcat executable, when there is one.
+pub fn kcat() -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|dir| dir.join("kcat"))
+        .find(|file| file.is_file())
+}
