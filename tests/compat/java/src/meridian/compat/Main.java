@@ -1,1 +1,67 @@
-package meridian.compat; class Main { }
+package meridian.compat;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * Apache Kafka's own client.
+ *
+ * <pre>
+ * check BOOTSTRAP PREFIX RELAY   all checks, one line each
+ * write BOOTSTRAP PREFIX         the records of Records into PREFIX-CODEC for every codec
+ * dump BOOTSTRAP TOPIC...        prints what it reads
+ * </pre>
+ */
+public final class Main {
+    private Main() {}
+
+    public static void main(String[] arguments) throws Exception {
+        if (arguments.length < 3) {
+            System.err.println("usage: check|write|dump BOOTSTRAP ...");
+            System.exit(2);
+        }
+        Kafka kafka = new Kafka(arguments[1]);
+        List<String> rest = Arrays.asList(arguments).subList(2, arguments.length);
+        switch (arguments[0]) {
+            case "check" -> System.exit(check(kafka, rest.get(0), rest.get(1)) == 0 ? 0 : 1);
+            case "write" -> {
+                for (String codec : Records.CODECS) {
+                    String topic = rest.get(0) + "-" + codec;
+                    kafka.create(topic, 1, Map.of());
+                    kafka.writeRecords(topic, codec);
+                }
+            }
+            case "dump" -> {
+                for (String topic : rest) {
+                    Kafka.lines(kafka.read(topic, 0, 0, Records.COUNT)).forEach(System.out::println);
+                }
+            }
+            default -> {
+                System.err.println("unknown verb " + arguments[0]);
+                System.exit(2);
+            }
+        }
+        System.exit(0);
+    }
+
+    private static int check(Kafka kafka, String prefix, String relay) throws InterruptedException {
+        Checks checks = new Checks(prefix);
+        Groups groups = new Groups(kafka);
+        // The groups wait for sessions to expire: side by side.
+        List<Thread> waiting = new ArrayList<>();
+        for (String assignor : Groups.ASSIGNORS.keySet()) {
+            Thread thread = new Thread(() -> checks.run("rebalance-" + assignor, topic -> groups.rebalance(topic, assignor)));
+            thread.start();
+            waiting.add(thread);
+        }
+        new Data(kafka, relay).all(checks);
+        groups.all(checks);
+        new AdminChecks(kafka).all(checks);
+        for (Thread thread : waiting) {
+            thread.join();
+        }
+        return checks.failed.get();
+    }
+}
