@@ -414,3 +414,6 @@ fn get_many(from: &mut &[u8], least_bytes: usize) -> Result<usize, Fault> {
 fn get_u32(from: &mut &[u8]) -> Result<u32, Fault> {
     u32::try_from(get_varint(from)?).map_err(|_| Fault::Invalid("number is over 32 bits"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -405,3 +405,6 @@ fn check_group(
         bytes,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,7 +177,7 @@ proptest! {
         let bytes = Bytes::from(bytes);
         let cut = cut.index(bytes.len());
         let parts = [bytes.slice(..cut), bytes.slice(cut..)];
-        let whole = Command::decode(&[bytes.clone()]);
+        let whole = Command::decode(std::slice::from_ref(&bytes));
         prop_assert_eq!(&whole, &Command::decode(&parts));
         if let Ok(command) = whole {
             prop_assert_eq!(joined(&command.encode()), bytes);
