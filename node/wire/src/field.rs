@@ -224,7 +224,7 @@ impl<T: Field> Nullable for Vec<T> {
         e: &mut Encoder,
         version: WireVersion,
     ) -> Result<(), EncodeError> {
-        e.array_length(value.map(Vec::len), version.flexible)?;
+        e.array_length(value.map(Self::len), version.flexible)?;
         value
             .into_iter()
             .flatten()

@@ -107,3 +107,47 @@ pub fn decode_response<R: Request>(
     d.finish()?;
     Ok((header, response))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_cut_off_one_by_one_without_a_copy() {
+        let mut received = BytesMut::from(&[0, 0, 0, 2, 1, 2, 0, 0, 0, 0, 0, 0, 0, 1][..]);
+        let address = received.as_ptr() as usize;
+        let first = split_frame(&mut received, 10).expect("short").expect("whole");
+        assert_eq!((first.as_ptr() as usize, &first[..]), (address + 4, &[1, 2][..]));
+        assert_eq!(split_frame(&mut received, 10), Ok(Some(BytesMut::new())));
+        assert_eq!(split_frame(&mut received, 10), Ok(None));
+        received.extend_from_slice(&[9]);
+        assert_eq!(split_frame(&mut received, 10), Ok(Some(BytesMut::from(&[9][..]))));
+        assert_eq!(split_frame(&mut received, 10), Ok(None));
+    }
+
+    #[test]
+    fn a_length_above_the_limit_is_refused_before_the_frame_arrives() {
+        let mut received = BytesMut::from(&[0, 0, 0, 11][..]);
+        assert_eq!(
+            split_frame(&mut received, 10),
+            Err(FrameError::TooLong {
+                bytes: 11,
+                bytes_max: 10
+            })
+        );
+        // What a TLS client says first.
+        let mut received = BytesMut::from(&[0x16, 3, 1, 2][..]);
+        assert_eq!(
+            split_frame(&mut received, FRAME_BYTES_MAX),
+            Err(FrameError::TooLong {
+                bytes: 0x1603_0102,
+                bytes_max: FRAME_BYTES_MAX
+            })
+        );
+        let mut received = BytesMut::from(&[0xff; 4][..]);
+        assert_eq!(
+            split_frame(&mut received, 10),
+            Err(FrameError::NegativeLength(-1))
+        );
+    }
+}

@@ -54,37 +54,40 @@ impl Decoder {
 
     /// One byte.
     pub fn i8(&mut self) -> Result<i8, DecodeError> {
-        self.frame.try_get_i8().map_err(truncated)
+        self.frame.try_get_i8().map_err(|error| truncated(&error))
     }
 
     /// Two bytes, big endian, like all numbers here.
     pub fn i16(&mut self) -> Result<i16, DecodeError> {
-        self.frame.try_get_i16().map_err(truncated)
+        self.frame.try_get_i16().map_err(|error| truncated(&error))
     }
 
     /// Two bytes.
     pub fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.frame.try_get_u16().map_err(truncated)
+        self.frame.try_get_u16().map_err(|error| truncated(&error))
     }
 
     /// Four bytes.
     pub fn i32(&mut self) -> Result<i32, DecodeError> {
-        self.frame.try_get_i32().map_err(truncated)
+        self.frame.try_get_i32().map_err(|error| truncated(&error))
     }
 
     /// Eight bytes.
     pub fn i64(&mut self) -> Result<i64, DecodeError> {
-        self.frame.try_get_i64().map_err(truncated)
+        self.frame.try_get_i64().map_err(|error| truncated(&error))
     }
 
     /// Eight bytes, IEEE 754.
     pub fn f64(&mut self) -> Result<f64, DecodeError> {
-        self.frame.try_get_f64().map_err(truncated)
+        self.frame.try_get_f64().map_err(|error| truncated(&error))
     }
 
     /// Sixteen bytes.
     pub fn uuid(&mut self) -> Result<Uuid, DecodeError> {
-        self.frame.try_get_u128().map(Uuid::from_u128).map_err(truncated)
+        self.frame
+            .try_get_u128()
+            .map(Uuid::from_u128)
+            .map_err(|error| truncated(&error))
     }
 
     /// An unsigned variable-length number of at most 32 bits.
@@ -92,16 +95,18 @@ impl Decoder {
         varint::read_unsigned(&mut self.frame)
     }
 
-    /// A string or null: length in two bytes, or variable in flexible versions.
+    /// A string or null: length in two bytes, or variable in flexible versions, 32767 at most in both.
     pub fn str(&mut self, flexible: bool) -> Result<Option<Str>, DecodeError> {
         let length = if flexible {
             self.compact_length()?
         } else {
             length(i32::from(self.i16()?))?
         };
-        length
-            .map(|length| self.take(length)?.freeze().try_into())
-            .transpose()
+        let Some(bytes) = length else { return Ok(None) };
+        if bytes > i16::MAX as usize {
+            return Err(DecodeErrorKind::StringTooLong { bytes }.into());
+        }
+        Str::try_from(self.take(bytes)?.freeze()).map(Some)
     }
 
     /// Bytes or null: length in four bytes, or variable in flexible versions.
@@ -199,10 +204,67 @@ fn length(length: i32) -> Result<Option<usize>, DecodeError> {
     }
 }
 
-fn truncated(error: bytes::TryGetError) -> DecodeError {
+fn truncated(error: &bytes::TryGetError) -> DecodeError {
     DecodeErrorKind::Truncated {
         needed: error.requested,
         left: error.available,
     }
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_cut_out_of_the_frame_and_patched_in_place() {
+        let mut frame = BytesMut::from(&[0, 2, b'h', b'i', 0, 0, 0, 3, 1, 2, 3, 9][..]);
+        frame.reserve(100);
+        let address = frame.as_ptr() as usize;
+        let mut d = Decoder::new(frame);
+        let text = d.str(false).expect("a string").expect("not null");
+        let mut records = d.bytes_mut(false).expect("bytes").expect("not null");
+        assert_eq!(text.bytes().as_ptr() as usize, address + 2);
+        assert_eq!(records.as_ptr() as usize, address + 8);
+        records[0] = 7;
+        let records = records.freeze();
+        assert_eq!((text.as_str(), &records[..]), ("hi", &[7, 2, 3][..]));
+        assert_eq!(records.as_ptr() as usize, address + 8);
+        assert_eq!(d.i8(), Ok(9));
+        assert_eq!(d.finish(), Ok(()));
+    }
+
+    #[test]
+    fn lengths_are_held_against_the_frame() {
+        let read = |bytes: &[u8]| Decoder::new(bytes.into());
+        let truncated = |needed, left| Some(DecodeErrorKind::Truncated { needed, left }.into());
+        assert_eq!(read(&[0x7f, 0xff, 1]).str(false).err(), truncated(0x7fff, 1));
+        assert_eq!(
+            read(&[0x7f, 0xff, 0xff, 0xff]).bytes(false).err(),
+            truncated(0x7fff_ffff, 0)
+        );
+        assert_eq!(
+            read(&[0xff, 0xff, 0xff, 0xff, 0x0f]).bytes(true).err(),
+            truncated(0xffff_fffe, 0)
+        );
+        assert_eq!(read(&[0, 0]).i32().err(), truncated(4, 2));
+        assert_eq!(
+            read(&[0xff, 0xfe]).str(false),
+            Err(DecodeErrorKind::NegativeLength(-2).into())
+        );
+        assert_eq!(read(&[0xff, 0xff]).str(false), Ok(None));
+        assert_eq!(
+            read(&[0x81, 0x80, 0x02]).str(true),
+            Err(DecodeErrorKind::StringTooLong { bytes: 32768 }.into())
+        );
+    }
+
+    #[test]
+    fn tagged_fields_end_with_the_frame() {
+        let mut d = Decoder::new([0xff, 0xff, 0xff, 0xff, 0x0f, 1, 0][..].into());
+        let error = d
+            .tagged_fields(|_, _| Ok(false))
+            .expect_err("four thousand million are claimed");
+        assert_eq!(error.kind, DecodeErrorKind::Truncated { needed: 1, left: 0 });
+    }
 }

@@ -215,3 +215,67 @@ fn checked_length(bytes: usize) -> Result<i32, EncodeError> {
         bytes_max: i32::MAX as usize,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_bytes_become_segments_without_a_copy() {
+        let log = Bytes::from(vec![5; 3 * SEGMENT_BYTES_MIN]);
+        let records: Records = [log.slice(..2048), log.slice(2048..)].into_iter().collect();
+        let mut e = Encoder::framed();
+        e.i32(42);
+        e.records(&records, true).expect("short");
+        e.i16(-1);
+        assert_eq!(e.bytes(), 4 + 4 + 2 + log.len() + 2);
+        let segments = e.finish().expect("short");
+        assert_eq!(segments.len(), 4);
+        assert_eq!(segments[0][..8], [0, 0, 12, 8, 0, 0, 0, 42]);
+        assert_eq!(segments[1].as_ptr(), log.as_ptr());
+        assert_eq!(segments[2].as_ptr(), log[2048..].as_ptr());
+        assert_eq!(segments[3][..], [0xff, 0xff]);
+    }
+
+    #[test]
+    fn a_small_message_is_one_segment() {
+        let mut e = Encoder::framed();
+        e.str(Some(&"abc".into()), false).expect("short");
+        assert_eq!(
+            e.finish().expect("short"),
+            [&[0, 0, 0, 5, 0, 3, b'a', b'b', b'c'][..]]
+        );
+        assert!(Encoder::new().finish().expect("empty").is_empty());
+    }
+
+    #[test]
+    fn a_message_that_starts_with_a_long_value_keeps_its_order() {
+        let long = Bytes::from(vec![7; 2000]);
+        let mut e = Encoder::new();
+        e.segment(&long);
+        e.i8(1);
+        e.segment(&long);
+        let whole = e.finish_in_one().expect("short");
+        assert_eq!(whole.len(), 4001);
+        assert_eq!(whole[2000], 1);
+    }
+
+    #[test]
+    fn a_string_above_32767_bytes_is_refused_in_every_version() {
+        let text = Str::from("x".repeat(32_768));
+        let too_long = Err(EncodeError::TooLong {
+            bytes: 32_768,
+            bytes_max: 32_767,
+        });
+        assert_eq!(Encoder::new().str(Some(&text), false), too_long);
+        assert_eq!(Encoder::new().str(Some(&text), true), too_long);
+    }
+
+    #[test]
+    fn empty_records_are_zero_bytes_and_never_null() {
+        let mut e = Encoder::new();
+        e.records(&Records::EMPTY, false).expect("empty");
+        e.records(&Records::EMPTY, true).expect("empty");
+        assert_eq!(e.finish_in_one().expect("empty")[..], [0, 0, 0, 0, 1]);
+    }
+}

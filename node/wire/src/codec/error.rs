@@ -31,6 +31,12 @@ pub enum DecodeErrorKind {
     /// A string that is not UTF-8.
     #[error("string is not UTF-8")]
     NotUtf8,
+    /// A string longer than Kafka allows in any version.
+    #[error("string of {bytes} bytes, at most {} are allowed", i16::MAX)]
+    StringTooLong {
+        /// Its length.
+        bytes: usize,
+    },
     /// A variable-length number with more bits than its type.
     #[error("variable-length number has more than {bits} bits")]
     VarintTooLong {

@@ -78,3 +78,20 @@ impl FromIterator<Bytes> for Records {
         records
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_equal_however_they_are_cut() {
+        let log = Bytes::from_static(b"abcdef");
+        let cut: Records = [log.slice(..2), Bytes::new(), log.slice(2..)]
+            .into_iter()
+            .collect();
+        assert_eq!(cut.segments().len(), 2);
+        assert_eq!(cut, Records::from(log.clone()));
+        assert_ne!(cut, Records::from(log.slice(..5)));
+        assert_eq!(cut.into_bytes(), log);
+    }
+}

@@ -133,3 +133,31 @@ impl fmt::Display for Str {
         fmt::Display::fmt(self.as_str(), f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn a_map_keyed_by_str_is_asked_with_a_plain_string() {
+        let map = HashMap::from([(Str::from("orders"), 1)]);
+        assert_eq!(map.get("orders"), Some(&1));
+    }
+
+    #[test]
+    fn a_detached_string_leaves_the_frame_alone() {
+        let frame = Bytes::from(vec![b'x'; 1000]);
+        let text = Str::try_from(frame.slice(..3)).expect("UTF-8");
+        assert_ne!(text.detached().bytes().as_ptr(), frame.as_ptr());
+        assert_eq!(text.detached(), text);
+        assert!(text > "xx".into());
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_no_string() {
+        let error = Str::try_from(Bytes::from_static(&[0xc3, 0x28])).expect_err("not UTF-8");
+        assert_eq!(error.kind, DecodeErrorKind::NotUtf8);
+    }
+}
