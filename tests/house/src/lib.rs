@@ -1,1 +1,1 @@
-//! Tests that hold the house rules: crate arrows, names, file sizes, links.
+//! Tests that hold the house rules. The rules are in `docs/HACKING.md`; nothing lives here but tests.
