@@ -1,0 +1,227 @@
+//! The seam to the disk, and the real one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+/// A file of the directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileEntry {
+    /// Its name in the directory.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// One flat directory of files, at the level of what a journal does. All calls block.
+///
+/// What must hold: after `sync_data` the file's bytes survive a power cut; after `sync_dir` all names do.
+/// Before that, any 512-byte piece written and any change of names may or may not survive.
+pub trait Disk: Send + Sync {
+    /// All files, in any order.
+    fn list(&self) -> io::Result<Vec<FileEntry>>;
+    /// Makes a file of `bytes` zeros whose space is reserved: later writes inside it cannot fail for
+    /// lack of space. Fails when the name exists, or with `StorageFull`, leaving nothing behind.
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Gives a file another name, replacing what had it. Open handles stay good.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a name. Open handles stay good.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes names durable.
+    fn sync_dir(&self) -> io::Result<()>;
+    /// Bytes that new files may take.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// An open file of fixed length.
+pub trait DiskFile: Send + Sync {
+    /// Its length in bytes.
+    fn bytes(&self) -> io::Result<u64>;
+    /// Writes all parts one after another from `at` on. On error any piece may have been written.
+    fn write_at(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
+    /// Fills `buffer` from `at` on; `UnexpectedEof` when the file ends before.
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// Makes all written bytes durable. After an error nothing may be assumed and nothing retried.
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// A directory of the file system, held by this process alone through a lock file.
+#[derive(Debug)]
+pub struct RealDisk {
+    path: PathBuf,
+    directory: File,
+    _lock: Option<File>,
+}
+
+const LOCK_NAME: &str = "lock";
+
+impl RealDisk {
+    /// Opens the directory, making it first if need be, and locks it.
+    ///
+    /// Errors: `ResourceBusy` when another process has it.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        std::fs::create_dir_all(&path)?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            // The new directory's own name must survive a power cut too.
+            File::open(parent)?.sync_all()?;
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK_NAME))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            rustix::io::Errno::WOULDBLOCK => io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!(
+                    "{} is in use by another process: stop it or choose another directory",
+                    path.display()
+                ),
+            ),
+            other => other.into(),
+        })?;
+        Ok(Self {
+            directory: File::open(&path)?,
+            path,
+            _lock: Some(lock),
+        })
+    }
+
+    /// Opens an existing directory without locking it: for looking, also while a node runs.
+    pub fn open_unlocked(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        Ok(Self {
+            directory: File::open(&path)?,
+            path,
+            _lock: None,
+        })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+impl Disk for RealDisk {
+    fn list(&self) -> io::Result<Vec<FileEntry>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+                if name != LOCK_NAME {
+                    files.push(FileEntry {
+                        name,
+                        bytes: metadata.len(),
+                    });
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.file(name))?;
+        reserve(&file, bytes).inspect_err(|_| {
+            // Half a file would hold the space that is missing; failing to remove it is for the next open.
+            let _ = std::fs::remove_file(self.file(name));
+        })?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.file(name);
+        let file = match (
+            &self._lock,
+            OpenOptions::new()
+                .read(true)
+                .write(self._lock.is_some())
+                .open(&path),
+        ) {
+            (_, Ok(file)) => file,
+            (_, Err(error)) => return Err(error),
+        };
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.file(from), self.file(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.file(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.directory)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Reserves space by `fallocate`, or by writing zeros where the file system does not know it.
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            let zeros = vec![0; 1 << 20];
+            let mut at = 0;
+            while at < bytes {
+                let len = (bytes - at).min(zeros.len() as u64);
+                file.write_all_at(&zeros[..usize::try_from(len).expect("at most 1 MiB")], at)?;
+                at += len;
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    // The length must survive a power cut before anything inside is called durable.
+    file.sync_all()
+}
+
+struct RealFile(File);
+
+/// The most parts that one system call takes on Linux.
+const IOV_MAX: usize = 1024;
+
+impl DiskFile for RealFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn write_at(&self, mut at: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        while !parts.is_empty() {
+            let count = parts.len().min(IOV_MAX);
+            let written = match rustix::io::pwritev(&self.0, &parts[..count], at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            at += written as u64;
+            IoSlice::advance_slices(&mut parts, written);
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buffer, at)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}

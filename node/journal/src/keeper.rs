@@ -1,0 +1,284 @@
+//! Work beside the writer: has the next file ready before it is needed, and lets old files go.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::disk::DiskFile;
+use crate::file::{SPARE_NAME, name_of};
+use crate::journal::Shared;
+use crate::settings::Durability;
+
+/// A file made ahead, under the spare's name.
+pub(crate) struct Prepared {
+    pub(crate) disk_file: Arc<dyn DiskFile>,
+    pub(crate) bytes: u64,
+    /// Bytes from the beginning whose blocks were written once, so that writing them again changes no
+    /// metadata of the file system.
+    pub(crate) zeroed_to: u64,
+}
+
+/// The place where keeper and writer meet.
+#[derive(Default)]
+pub(crate) struct Next {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Wanted,
+    /// Somebody works on it outside the lock.
+    Busy,
+    Ready(Prepared),
+}
+
+impl Next {
+    pub(crate) fn bytes(&self) -> u64 {
+        match &*self.state.lock() {
+            State::Ready(prepared) => prepared.bytes,
+            State::Wanted | State::Busy => 0,
+        }
+    }
+
+    fn put(&self, state: State) {
+        *self.state.lock() = state;
+        self.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// The next file for the writer, however far it is prepared; makes one if there is none.
+    ///
+    /// Errors: what the disk says, `StorageFull` among it; then the journal counts as full.
+    pub(crate) fn take_next(&self) -> io::Result<Prepared> {
+        let mut state = self.next.state.lock();
+        loop {
+            match std::mem::replace(&mut *state, State::Busy) {
+                State::Ready(prepared) => {
+                    *state = State::Wanted;
+                    return Ok(prepared);
+                }
+                State::Busy => self.next.changed.wait(&mut state),
+                State::Wanted => break,
+            }
+        }
+        drop(state);
+        let made = self.make();
+        self.next.put(State::Wanted);
+        made
+    }
+
+    fn make(&self) -> io::Result<Prepared> {
+        let bytes = self.settings.file_bytes;
+        // A spare of an earlier run has its space; how much of it was written is not known.
+        let made = match self.disk.open(SPARE_NAME) {
+            Ok(spare) => Ok(spare),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(SPARE_NAME, bytes),
+            Err(error) => Err(error),
+        };
+        self.queue
+            .set_full(made.as_ref().err().map(|error| Arc::from(error.to_string())));
+        Ok(Prepared {
+            disk_file: made?,
+            bytes,
+            zeroed_to: 0,
+        })
+    }
+}
+
+/// Does the work, a step at a time. Driven by its own thread, or inline between rounds.
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    zeros: Vec<u8>,
+}
+
+/// The keeper looks after this even if nobody calls it: space may have come back by itself.
+const IDLE: Duration = Duration::from_millis(250);
+/// With `Durability::Memory`: time between syncs.
+const SYNC_BEHIND: Duration = Duration::from_millis(50);
+const ZERO_STEP_BYTES: u64 = 2 << 20;
+
+impl Keeper {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            zeros: Vec::new(),
+        }
+    }
+
+    /// Does one piece of work; false when there is none (or it failed and has to wait).
+    pub(crate) fn step(&mut self) -> bool {
+        if self.shared.queue.poisoned().is_some() {
+            return false;
+        }
+        self.sync_behind();
+        match self.retire() {
+            Ok(true) => return true,
+            Ok(false) => {}
+            // The file stays in the directory, not in the table: it goes at the next opening.
+            Err(error) => tracing::warn!(%error, "journal: cannot remove an old file"),
+        }
+        match self.prepare() {
+            Ok(worked) => worked,
+            Err(error) => {
+                tracing::warn!(%error, "journal: cannot prepare the next file");
+                false
+            }
+        }
+    }
+
+    /// Waits until there may be something to do.
+    pub(crate) fn wait(&self) {
+        let pause = match self.shared.settings.durability {
+            Durability::Fsync => IDLE,
+            Durability::Memory => SYNC_BEHIND,
+        };
+        let mut poked = self.shared.keeper_poked.0.lock();
+        if !*poked {
+            self.shared.keeper_poked.1.wait_for(&mut poked, pause);
+        }
+        *poked = false;
+    }
+
+    fn prepare(&mut self) -> io::Result<bool> {
+        let next = &self.shared.next;
+        let mut state = next.state.lock();
+        match &mut *state {
+            State::Busy => Ok(false),
+            State::Wanted => {
+                *state = State::Busy;
+                drop(state);
+                let made = self.shared.make();
+                next.put(made.as_ref().map_or(State::Wanted, |made| {
+                    State::Ready(Prepared {
+                        disk_file: made.disk_file.clone(),
+                        ..*made
+                    })
+                }));
+                made.map(|_| true)
+            }
+            State::Ready(prepared) if prepared.zeroed_to < prepared.bytes => {
+                let State::Ready(mut prepared) = std::mem::replace(&mut *state, State::Busy) else {
+                    unreachable!("matched above");
+                };
+                drop(state);
+                match zero(&mut self.zeros, &prepared) {
+                    Ok(zeroed_to) => {
+                        prepared.zeroed_to = zeroed_to;
+                        next.put(State::Ready(prepared));
+                        Ok(true)
+                    }
+                    Err(error) => {
+                        // Nothing of the log is in it: make another. Its failed sync is nobody's loss.
+                        let removed = self.shared.disk.remove(SPARE_NAME);
+                        self.shared.queue.set_full(Some(error.to_string().into()));
+                        next.put(State::Wanted);
+                        removed.and(Err(error))
+                    }
+                }
+            }
+            State::Ready(_) => Ok(false),
+        }
+    }
+
+    /// Lets the oldest file go if the budget wants it and no shard needs it.
+    fn retire(&self) -> io::Result<bool> {
+        let shared = &self.shared;
+        let Some(oldest) = shared
+            .files
+            .oldest()
+            .filter(|oldest| Some(*oldest) != shared.files.newest())
+        else {
+            return Ok(false);
+        };
+        // The file ahead counts whether it is there yet or not, so that an old one can become it.
+        let over_budget = shared.files.disk_bytes() + shared.settings.file_bytes > shared.settings.bytes_max;
+        let wanted = over_budget || shared.queue.full().is_some();
+        if !wanted || !shared.pinning(oldest).is_empty() {
+            return Ok(false);
+        }
+        let Some(file) = shared.files.remove(oldest) else {
+            return Ok(false);
+        };
+        for (_, state) in shared.all_shards() {
+            state
+                .lock()
+                .drop_file(u32::try_from(oldest).expect("checked when opened or made"));
+        }
+        shared.counters.files_retired.fetch_add(1, Relaxed);
+        let mut next = shared.next.state.lock();
+        // A reader that still holds the file must not see it change under its hands.
+        let reusable = matches!(*next, State::Wanted)
+            && Arc::strong_count(&file) == 1
+            && file.bytes == shared.settings.file_bytes;
+        if !reusable {
+            drop(next);
+            shared.disk.remove(&name_of(oldest))?;
+            shared.disk.sync_dir()?;
+            return Ok(true);
+        }
+        *next = State::Busy;
+        drop(next);
+        let renamed = shared
+            .disk
+            .rename(&name_of(oldest), SPARE_NAME)
+            .and_then(|()| shared.disk.sync_dir());
+        let disk_file = file.disk_file.clone();
+        shared.next.put(match renamed {
+            Ok(()) => State::Ready(Prepared {
+                disk_file,
+                bytes: file.bytes,
+                zeroed_to: file.bytes,
+            }),
+            Err(_) => State::Wanted,
+        });
+        renamed?;
+        shared.queue.set_full(None);
+        Ok(true)
+    }
+
+    /// With `Durability::Memory`: makes durable what was written since the last time.
+    fn sync_behind(&self) {
+        let shared = &self.shared;
+        if shared.settings.durability != Durability::Memory {
+            return;
+        }
+        // First what is written, then which file it is in: a file left in between was synced on leaving.
+        shared.begin_sync();
+        let Some((file, written_to)) = shared.behind.lock().written.clone() else {
+            return;
+        };
+        if shared.behind.lock().synced >= (file.number, written_to) {
+            return;
+        }
+        match file.disk_file.sync_data() {
+            Ok(()) => {
+                shared.counters.syncs.fetch_add(1, Relaxed);
+                let mut behind = shared.behind.lock();
+                behind.synced = behind.synced.max((file.number, written_to));
+                drop(behind);
+                shared.end_sync();
+            }
+            Err(error) => shared
+                .queue
+                .poison(&format!("fdatasync of file {:016x}: {error}", file.number)),
+        }
+    }
+}
+
+/// Writes the next zeros and syncs them, so that no large amount of dirty memory gathers.
+fn zero(zeros: &mut Vec<u8>, prepared: &Prepared) -> io::Result<u64> {
+    zeros.resize(usize::try_from(ZERO_STEP_BYTES).expect("small"), 0);
+    let end = (prepared.zeroed_to + ZERO_STEP_BYTES).min(prepared.bytes);
+    let len = usize::try_from(end - prepared.zeroed_to).expect("one step");
+    prepared
+        .disk_file
+        .write_at(prepared.zeroed_to, &mut [IoSlice::new(&zeros[..len])])?;
+    prepared.disk_file.sync_data()?;
+    Ok(end)
+}
