@@ -97,7 +97,7 @@ pub enum RecordFault {
     #[error("{count} headers cannot fit in the {left_bytes} bytes left")]
     HeaderCount {
         /// Headers announced.
-        count: i32,
+        count: u32,
         /// Bytes left in the record.
         left_bytes: usize,
     },

@@ -5,6 +5,9 @@
 //! copying it, and the functions of [`mod@stamp`] patch single fields in place. [`records`] walks the records for
 //! those who need them, [`BatchBuilder`] makes batches. The format is drawn in `docs/formats/record-batch.md`.
 
+// cargo-fuzz sets `fuzzing`.
+#![allow(unexpected_cfgs)]
+
 pub mod builder;
 pub mod compression;
 pub mod control;
@@ -18,6 +21,8 @@ pub mod stamp;
 pub mod validate;
 mod varint;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +31,7 @@ pub use compression::{Compression, CompressionError, compress, decompress};
 pub use control::{ControlRecord, EndTxn, end_txn_batch};
 pub use error::{BatchError, RecordFault, RecordsError};
 pub use header::{BatchHeader, HEADER_BYTES, TimestampType, verify_crc};
-pub use records::{Record, RecordHeader, Records, records};
+pub use records::{Headers, Record, RecordHeader, Records, records};
 pub use split::{Batch, Batches, batches};
 pub use stamp::{set_log_append_time, set_max_timestamp, set_producer, stamp};
 pub use validate::{

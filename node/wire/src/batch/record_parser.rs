@@ -29,57 +29,64 @@ pub(super) trait Input {
     fn take(&mut self, len: usize) -> Result<Self::Chunk, RecordFault>;
 }
 
-/// A record's fields, deltas not yet resolved.
+/// A record's fields up to its headers, deltas not yet resolved.
 pub(super) struct Fields<C> {
     pub(super) timestamp_delta: i64,
     pub(super) offset_delta: i32,
     pub(super) key: Option<C>,
     pub(super) value: Option<C>,
+    pub(super) header_count: u32,
 }
 
-/// Reads one record behind its length field. `input` ends where the record ends.
+/// Reads one record behind its length field and up to its headers. `input` ends where the record ends.
 #[inline]
-pub(super) fn parse_fields<I: Input>(
-    input: &mut I,
-    mut on_header: impl FnMut(I::Chunk, Option<I::Chunk>),
-) -> Result<Fields<I::Chunk>, RecordFault> {
+pub(super) fn parse_fields<I: Input>(input: &mut I) -> Result<Fields<I::Chunk>, RecordFault> {
     input.byte()?;
     let timestamp_delta = varint_i64(input)?;
     let offset_delta = varint_i32(input)?;
     let key = nullable(input, "the key's length")?;
     let value = nullable(input, "the value's length")?;
     let count = varint_i32(input)?;
-    if count < 0 {
-        return Err(RecordFault::Negative {
-            field: "the number of headers",
-            value: count,
-        });
-    }
+    let header_count = u32::try_from(count).map_err(|_| RecordFault::Negative {
+        field: "the number of headers",
+        value: count,
+    })?;
     // A header takes two bytes at least.
-    if count as usize > input.left() / 2 {
+    if header_count as usize > input.left() / 2 {
         return Err(RecordFault::HeaderCount {
-            count,
+            count: header_count,
             left_bytes: input.left(),
         });
     }
-    for _ in 0..count {
-        let key_len = varint_i32(input)?;
-        let key_len = usize::try_from(key_len).map_err(|_| RecordFault::Negative {
-            field: "a header key's length",
-            value: key_len,
-        })?;
-        let key = input.take(key_len)?;
-        on_header(key, nullable(input, "a header value's length")?);
+    Ok(Fields {
+        timestamp_delta,
+        offset_delta,
+        key,
+        value,
+        header_count,
+    })
+}
+
+/// Reads over the headers, with which the record must end.
+#[inline]
+pub(super) fn parse_headers<I: Input>(input: &mut I, header_count: u32) -> Result<(), RecordFault> {
+    for _ in 0..header_count {
+        parse_header(input)?;
     }
     match input.left() {
-        0 => Ok(Fields {
-            timestamp_delta,
-            offset_delta,
-            key,
-            value,
-        }),
+        0 => Ok(()),
         left_bytes => Err(RecordFault::Length { left_bytes }),
     }
+}
+
+/// Reads one header: key and value.
+pub(super) fn parse_header<I: Input>(input: &mut I) -> Result<(I::Chunk, Option<I::Chunk>), RecordFault> {
+    let key_len = varint_i32(input)?;
+    let key_len = usize::try_from(key_len).map_err(|_| RecordFault::Negative {
+        field: "a header key's length",
+        value: key_len,
+    })?;
+    Ok((input.take(key_len)?, nullable(input, "a header value's length")?))
 }
 
 #[inline]
@@ -207,14 +214,15 @@ pub(super) struct Scanned {
     pub(super) has_key: bool,
 }
 
-impl<C> From<Fields<C>> for Scanned {
-    fn from(fields: Fields<C>) -> Self {
-        Self {
-            timestamp_delta: fields.timestamp_delta,
-            offset_delta: fields.offset_delta,
-            has_key: fields.key.is_some(),
-        }
-    }
+#[inline]
+fn scan_record<I: Input>(mut record: I) -> Result<Scanned, RecordFault> {
+    let fields = parse_fields(&mut record)?;
+    parse_headers(&mut record, fields.header_count)?;
+    Ok(Scanned {
+        timestamp_delta: fields.timestamp_delta,
+        offset_delta: fields.offset_delta,
+        has_key: fields.key.is_some(),
+    })
 }
 
 /// A block of records that is walked once, front to back, without keeping anything.
@@ -228,7 +236,7 @@ pub(super) trait Scan {
 impl Scan for SliceInput<'_> {
     #[inline]
     fn next(&mut self) -> Result<Scanned, RecordFault> {
-        parse_fields(&mut self.record()?, |_, _| ()).map(Scanned::from)
+        scan_record(self.record()?)
     }
 
     fn is_at_end(&mut self) -> Result<bool, RecordFault> {
@@ -243,14 +251,10 @@ impl Scan for Decompressor<'_> {
             stream: self,
             left: 5,
         })?;
-        parse_fields(
-            &mut StreamInput {
-                stream: self,
-                left: len,
-            },
-            |(), _| (),
-        )
-        .map(Scanned::from)
+        scan_record(StreamInput {
+            stream: self,
+            left: len,
+        })
     }
 
     fn is_at_end(&mut self) -> Result<bool, RecordFault> {

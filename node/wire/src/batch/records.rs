@@ -8,7 +8,7 @@ use meridian_types::{Offset, TimestampMs};
 use super::compression::{Compression, decompress};
 use super::error::{BatchError, RecordFault, RecordsError};
 use super::header::{BatchHeader, HEADER_BYTES, TimestampType};
-use super::record_parser::{SliceInput, parse_fields};
+use super::record_parser::{SliceInput, parse_fields, parse_header, parse_headers};
 
 /// One record. Key, value and headers share memory with the batch, or with what it decompressed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,42 @@ pub struct Record {
     pub key: Option<Bytes>,
     /// Its value; `None` is a tombstone.
     pub value: Option<Bytes>,
-    /// Its headers in order; a key may come several times.
-    pub headers: Vec<RecordHeader>,
+    /// Its headers.
+    pub headers: Headers,
+}
+
+/// The headers of a record in order; a key may come several times.
+///
+/// Kept as bytes and read when asked for: a record of many tiny headers takes no more memory than it came in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    count: u32,
+    /// Invariant: `count` well-formed headers.
+    block: Bytes,
+}
+
+impl Headers {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Each header, in order.
+    pub fn iter(&self) -> impl Iterator<Item = RecordHeader> + '_ {
+        let mut rest = SliceInput::new(&self.block);
+        (0..self.count).map_while(move |_| {
+            let (key, value) = parse_header(&mut rest).ok()?;
+            Some(RecordHeader {
+                key: self.block.slice_ref(key),
+                value: value.map(|value| self.block.slice_ref(value)),
+            })
+        })
+    }
 }
 
 /// One header of a record.
@@ -88,13 +122,12 @@ impl Records {
     fn read(&mut self) -> Result<Record, RecordFault> {
         let mut rest = SliceInput::new(&self.block[self.at..]);
         let mut record = rest.record()?;
-        let mut headers = Vec::new();
-        let fields = parse_fields(&mut record, |key, value| {
-            headers.push(RecordHeader {
-                key: self.share(key),
-                value: value.map(|value| self.share(value)),
-            });
-        })?;
+        let fields = parse_fields(&mut record)?;
+        let headers = Headers {
+            count: fields.header_count,
+            block: self.share(record.rest()),
+        };
+        parse_headers(&mut record, headers.count)?;
         let last_offset_delta = self.header.last_offset_delta;
         let offset_delta = u32::try_from(fields.offset_delta)
             .ok()

@@ -6,6 +6,11 @@ use meridian_types::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use super::*;
 use crate::ErrorCode;
 
+mod bombs;
+mod codecs;
+mod differential;
+mod golden;
+mod properties;
 mod validation;
 
 const LIMIT: usize = 64 << 20;
@@ -42,6 +47,20 @@ fn read(batch: &Bytes) -> Vec<Record> {
     records(batch, LIMIT).unwrap().map(Result::unwrap).collect()
 }
 
+/// Headers as text, in order.
+fn headers_of(record: &Record) -> Vec<(String, Option<String>)> {
+    let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    record
+        .headers
+        .iter()
+        .map(|header| (text(header.key), header.value.map(text)))
+        .collect()
+}
+
+fn header(key: &str, value: Option<&str>) -> (String, Option<String>) {
+    (key.to_owned(), value.map(str::to_owned))
+}
+
 #[test]
 fn every_codec_gives_back_what_was_pushed() {
     for codec in Compression::ALL {
@@ -59,18 +78,9 @@ fn every_codec_gives_back_what_was_pushed() {
         assert_eq!(got[0].key.as_deref(), Some(b"a".as_slice()));
         assert_eq!(got[1].key, None);
         assert_eq!(got[2].value, None);
-        let headers: Vec<_> = got[1]
-            .headers
-            .iter()
-            .map(|h| (h.key_text().into_owned(), h.value.as_deref()))
-            .collect();
         assert_eq!(
-            headers,
-            [
-                ("h".into(), Some(&b"1"[..])),
-                ("h".into(), Some(&b"2"[..])),
-                ("n".into(), None)
-            ]
+            headers_of(&got[1]),
+            [header("h", Some("1")), header("h", Some("2")), header("n", None)]
         );
         let validated = validate_produce(&batch, &rules()).unwrap();
         assert_eq!(validated.header.compression, codec);
@@ -266,7 +276,7 @@ fn control_records_of_other_forms_are_told_apart() {
         timestamp: NOW,
         key: Some(Bytes::copy_from_slice(key)),
         value: Some(Bytes::copy_from_slice(value)),
-        headers: Vec::new(),
+        headers: Headers::default(),
     };
     assert_eq!(
         ControlRecord::parse(&record(&[0, 0, 0, 3], &[])),
