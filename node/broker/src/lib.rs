@@ -1,1 +1,3 @@
 //! Kafka in, Kafka out: listener, handlers, coordinators, waiting fetches.
+
+pub mod coordinator;
