@@ -16,6 +16,7 @@ mod table;
 pub mod api;
 pub mod batch;
 pub mod codec;
+pub mod embedded;
 pub mod error_code;
 pub mod field;
 pub mod frame;

@@ -16,6 +16,8 @@
 //! }
 //! ```
 //!
+//! `data!` is the same for a message without an API, inside a bytes field of another one.
+//!
 //! Types are those of Kafka's specification: `bool int8 int16 uint16 int32 int64 float64 uuid string bytes`,
 //! `[type]` for arrays, the name of a struct of the table, `records` for a log read without copying
 //! ([`Records`](crate::Records)) and `records_mut` for batches that will be stamped in place (`BytesMut`).
@@ -53,6 +55,19 @@ macro_rules! api {
             const API: $crate::api::ApiKey = $crate::api::ApiKey::$api;
             type Response = $response;
         }
+    };
+}
+
+/// A message that clients put into a bytes field: a table without an API.
+macro_rules! data {
+    (
+        $(#[$doc:meta])*
+        $name:ident: versions $versions:tt, flexible $flexible:tt { $($fields:tt)* }
+        $( $(#[$struct_doc:meta])* struct $struct:ident { $($struct_fields:tt)* } )*
+    ) => {
+        wire_struct! { $(#[$doc])* $name { $($fields)* } }
+        $( wire_struct! { $(#[$struct_doc])* $struct { $($struct_fields)* } } )*
+        message! { $name, versions $versions, flexible $flexible }
     };
 }
 

@@ -14,8 +14,11 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as kp;
 use kafka_protocol::protocol::{Decodable, Encodable};
 use kafka_wire_core::{ApiVersion, DecodeLimits};
-use meridian_wire::{ApiKey, Decoder, Encoder, RequestHeader, ResponseHeader};
-use support::{Body, Case, Random};
+use meridian_wire::{
+    ApiKey, ConsumerProtocolAssignment, ConsumerProtocolSubscription, Decoder, Encoder, Message,
+    RequestHeader, ResponseHeader, embedded,
+};
+use support::{Body, Case, Random, sample};
 
 /// What an oracle makes of a message: decoded and encoded again. `None` if it does not know the version.
 struct Oracles {
@@ -177,6 +180,51 @@ fn both_oracles_and_we_agree_on_every_message_in_every_version() {
         }
     }
     println!("{by_protocol} messages held against kafka-protocol, {by_wire} against kafka-wire");
+}
+
+#[test]
+fn the_consumer_protocol_is_that_of_the_oracle() {
+    let mut random = Random(9);
+    for version in ConsumerProtocolSubscription::VERSIONS.iter() {
+        for _ in 0..50 {
+            let mut bytes = version.to_be_bytes().to_vec();
+            bytes.extend(sample::message(
+                &mut random,
+                ConsumerProtocolSubscription::SCHEMA,
+                version,
+                false,
+            ));
+            let bytes = Bytes::from(bytes);
+            let ours: ConsumerProtocolSubscription = embedded::decode(&bytes).expect("a subscription");
+            assert_eq!(embedded::encode(&ours, version), Ok(bytes.clone()));
+            let (theirs_version, theirs) =
+                kafka_wire::decode_consumer_protocol_subscription(bytes.clone(), DecodeLimits::default())
+                    .expect("a subscription");
+            assert_eq!(theirs_version.value(), version);
+            let mut output = BytesMut::new();
+            kafka_wire::encode_consumer_protocol_subscription(&mut output, &theirs, theirs_version)
+                .expect("it was read");
+            assert_eq!(output, bytes);
+
+            let mut bytes = version.to_be_bytes().to_vec();
+            bytes.extend(sample::message(
+                &mut random,
+                ConsumerProtocolAssignment::SCHEMA,
+                version,
+                false,
+            ));
+            let bytes = Bytes::from(bytes);
+            let ours: ConsumerProtocolAssignment = embedded::decode(&bytes).expect("an assignment");
+            assert_eq!(embedded::encode(&ours, version), Ok(bytes.clone()));
+            let (_, theirs) =
+                kafka_wire::decode_consumer_protocol_assignment(bytes.clone(), DecodeLimits::default())
+                    .expect("an assignment");
+            let mut output = BytesMut::new();
+            kafka_wire::encode_consumer_protocol_assignment(&mut output, &theirs, ApiVersion::new(version))
+                .expect("it was read");
+            assert_eq!(output, bytes);
+        }
+    }
 }
 
 #[test]

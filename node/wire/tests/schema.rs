@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use meridian_wire::schema::{FieldSchema, FieldType, StructSchema};
-use meridian_wire::{ApiKey, ErrorCode, Versions};
+use meridian_wire::{
+    ApiKey, ConsumerProtocolAssignment, ConsumerProtocolSubscription, ErrorCode, Message, Versions,
+};
 use serde_json::Value;
 use support::Case;
 use support::kafka_jar;
@@ -63,6 +65,28 @@ fn every_table_says_what_kafka_says() {
             );
         }
     }
+}
+
+#[test]
+fn the_consumer_protocol_is_that_of_kafka() {
+    fn hold<M: Message>(folder: &Path) {
+        let kafka = read_schema(folder, M::NAME);
+        assert_eq!(versions(&kafka["validVersions"]), M::VERSIONS, "{}", M::NAME);
+        assert_eq!(versions(&kafka["flexibleVersions"]), M::FLEXIBLE, "{}", M::NAME);
+        for version in M::VERSIONS.iter() {
+            compare(
+                &format!("{} v{version}", M::NAME),
+                M::SCHEMA,
+                &kafka["fields"],
+                version,
+            );
+        }
+    }
+    let Some(folder) = kafka_jar::schemas() else {
+        return;
+    };
+    hold::<ConsumerProtocolSubscription>(&folder);
+    hold::<ConsumerProtocolAssignment>(&folder);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 pub mod alter_configs;
 pub mod api_versions;
+pub mod consumer_assignment;
+pub mod consumer_subscription;
 pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_groups;
@@ -35,6 +37,8 @@ pub mod sync_group;
 
 pub use alter_configs::{AlterConfigsRequest, AlterConfigsResponse};
 pub use api_versions::{ApiVersionsRequest, ApiVersionsResponse};
+pub use consumer_assignment::ConsumerProtocolAssignment;
+pub use consumer_subscription::ConsumerProtocolSubscription;
 pub use create_partitions::{CreatePartitionsRequest, CreatePartitionsResponse};
 pub use create_topics::{CreateTopicsRequest, CreateTopicsResponse};
 pub use delete_groups::{DeleteGroupsRequest, DeleteGroupsResponse};
