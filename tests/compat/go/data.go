@@ -123,6 +123,7 @@ func outOfRange(topic string) {
 
 func idempotentThroughCuts(topic, relay string) {
 	create(topic, 3, nil)
+	waitForLeaders(topic)
 	cl := client(kgo.SeedBrokers(relay), kgo.ProducerLinger(0), kgo.RetryBackoffFn(func(int) time.Duration { return 20 * time.Millisecond }))
 	defer cl.Close()
 	offsets := make([]int64, 600)
@@ -133,6 +134,9 @@ func idempotentThroughCuts(topic, relay string) {
 		})
 		if i%10 == 9 {
 			time.Sleep(10 * time.Millisecond)
+		}
+		if i%60 == 59 {
+			must(cl.Flush(within()), "flushing")
 		}
 	}
 	must(cl.Flush(within()), "flushing")
@@ -148,6 +152,17 @@ func idempotentThroughCuts(topic, relay string) {
 			equal(r.Offset, offsets[i], fmt.Sprintf("offset of record %d", i))
 		}
 	}
+}
+
+// waitForLeaders waits until every partition answers. On Kafka a new topic may refuse the first batch of a producer and
+// accept its second, whose sequence number it then takes for the first: the retry can never succeed.
+func waitForLeaders(topic string) {
+	adm := admin()
+	defer adm.Close()
+	eventually("every partition of the new topic answers", func() bool {
+		listed, err := adm.ListEndOffsets(within(), topic)
+		return err == nil && listed.Error() == nil
+	})
 }
 
 func autoCreate(topic string) {

@@ -12,9 +12,12 @@
     reason = "a test harness drives real processes, sockets and clocks"
 )]
 
+pub mod console;
 pub mod kafka;
+pub mod kcat;
 pub mod process;
 pub mod program;
+pub mod raw;
 pub mod relay;
 pub mod server;
 pub mod workspace;

@@ -20,11 +20,30 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`; standard output goes to `stdout`, standard error is appended to `log`.
+    /// Starts `command` without input; standard output goes to `stdout`, standard error is appended to `log`.
     ///
     /// # Panics
     /// When the program cannot be started: a test cannot go on without it.
-    pub fn start(name: &str, mut command: Command, stdout: &Path, log: &Path) -> Self {
+    pub fn start(name: &str, command: Command, stdout: &Path, log: &Path) -> Self {
+        Self::start_with_input(name, command, None, stdout, log)
+    }
+
+    /// As [`Process::start`], with a file as standard input.
+    ///
+    /// # Panics
+    /// As [`Process::start`].
+    pub fn start_with_input(
+        name: &str,
+        mut command: Command,
+        input: Option<&Path>,
+        stdout: &Path,
+        log: &Path,
+    ) -> Self {
+        let stdin = input.map_or_else(Stdio::null, |path| {
+            File::open(path)
+                .unwrap_or_else(|e| panic!("cannot open {}: {e}", path.display()))
+                .into()
+        });
         let out = File::create(stdout).unwrap_or_else(|e| panic!("cannot create {}: {e}", stdout.display()));
         let errors = OpenOptions::new()
             .create(true)
@@ -32,7 +51,7 @@ impl Process {
             .open(log)
             .unwrap_or_else(|e| panic!("cannot open {}: {e}", log.display()));
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(out)
             .stderr(errors)
             .spawn()

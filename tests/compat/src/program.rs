@@ -74,18 +74,24 @@ impl Program {
     pub fn run(self, directory: &Path, arguments: &[&str], timeout: Duration) -> Result<Report, String> {
         let mut command = self.command();
         command.args(arguments);
-        run(self.name(), command, directory, timeout)
+        run(self.name(), command, directory, None, timeout)
     }
 }
 
-/// Runs any command to its end, its output in `directory/NAME.out` and `.log`.
+/// Runs any command to its end, its input from a file, its output in `directory/NAME.out` and `.log`.
 ///
 /// Errors: as [`Program::run`].
-pub fn run(name: &str, command: Command, directory: &Path, timeout: Duration) -> Result<Report, String> {
+pub fn run(
+    name: &str,
+    command: Command,
+    directory: &Path,
+    input: Option<&Path>,
+    timeout: Duration,
+) -> Result<Report, String> {
     let out: PathBuf = directory.join(format!("{name}.out"));
     let log = directory.join(format!("{name}.log"));
     let described = format!("{command:?}");
-    let mut process = Process::start(name, command, &out, &log);
+    let mut process = Process::start_with_input(name, command, input, &out, &log);
     let status = process.wait(timeout);
     process.kill();
     let text = String::from_utf8_lossy(&std::fs::read(&out).unwrap_or_default()).into_owned();

@@ -117,7 +117,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server; its logs (and data, unless told otherwise) lie in `target/runs/NAME`, emptied first.
+    /// Starts a server; its logs (and data, unless told otherwise) lie in the run directory of `name`
+    /// ([`workspace::run_directory`]).
     ///
     /// # Panics
     /// When the server is not ready in time: the tail of its log is in the message.

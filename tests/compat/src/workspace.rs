@@ -22,14 +22,24 @@ pub fn clients() -> PathBuf {
     target().join("clients")
 }
 
-/// A directory for the logs and data of one run, emptied first. `name` should say who asks: `clients-kcat`.
+/// A new directory for the logs and data of one run, `target/runs/NAME.PID`. `name` says who asks and is not used twice
+/// in a process: `clients-kcat`. The directories of ended processes under the same name are removed.
 ///
 /// # Panics
 /// When the directory cannot be made.
 pub fn run_directory(name: &str) -> PathBuf {
-    let path = target().join("runs").join(name);
-    if path.exists() {
-        std::fs::remove_dir_all(&path).unwrap_or_else(|e| panic!("cannot empty {}: {e}", path.display()));
+    let runs = target().join("runs");
+    let path = runs.join(format!("{name}.{}", std::process::id()));
+    for entry in std::fs::read_dir(&runs).into_iter().flatten().flatten() {
+        let file_name = entry.file_name();
+        let owner = file_name
+            .to_str()
+            .and_then(|n| n.strip_prefix(name)?.strip_prefix('.')?.parse::<u32>().ok());
+        let ended = owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+        if ended || entry.path() == path {
+            // What cannot be removed now is removed the next time.
+            drop(std::fs::remove_dir_all(entry.path()));
+        }
     }
     std::fs::create_dir_all(&path).unwrap_or_else(|e| panic!("cannot make {}: {e}", path.display()));
     path

@@ -129,6 +129,11 @@ record Data(Kafka kafka, String relay) {
 
     private void idempotentThroughCuts(String topic) throws Exception {
         kafka.create(topic, 3, Map.of());
+        // On Kafka a new topic may refuse the first batch of a producer and accept its second, whose sequence number it
+        // then takes for the first: the retry can never succeed. So every partition must answer before the first batch.
+        try (var consumer = kafka.consumer(Map.of())) {
+            consumer.endOffsets(List.of(new TopicPartition(topic, 0), new TopicPartition(topic, 1), new TopicPartition(topic, 2)));
+        }
         List<Future<RecordMetadata>> sent = new ArrayList<>();
         Map<String, ?> settings = Map.of(
                 "bootstrap.servers", relay, "enable.idempotence", true, "linger.ms", 0,
@@ -138,6 +143,9 @@ record Data(Kafka kafka, String relay) {
                 sent.add(producer.send(new ProducerRecord<>(topic, i % 3, null, Records.bytes(String.format("%06d", i)))));
                 if (i % 10 == 9) {
                     Thread.sleep(10);
+                }
+                if (i % 60 == 59) {
+                    producer.flush();
                 }
             }
             producer.flush();
