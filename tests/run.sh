@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Sets up what the tests need, builds, and runs all of them. Ends with one line: "N passed, N failed".
+# Usage: tests/run.sh [NAME..]   with names, only the test programs of those crates (compat, crash, ...)
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+missing() { echo "tests/run.sh: $1 is missing. $2" >&2; exit 1; }
+
+command -v cargo >/dev/null || missing cargo "Install Rust with rustup; rust-toolchain.toml names the version."
+command -v cc >/dev/null || missing cc "Install a C compiler (Debian: apt-get install gcc libc6-dev)."
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed_steps=0
+
+say "clients: the real Kafka clients that the tests use"
+bash tests/compat/setup.sh || { echo "setup of the clients failed: their tests will say what they miss"; }
+
+say "form: rustfmt and clippy"
+cargo fmt --all --check || failed_steps=$((failed_steps + 1))
+cargo clippy --workspace --all-targets --quiet -- --deny warnings || failed_steps=$((failed_steps + 1))
+
+say "build"
+cargo build --workspace --bins --examples --quiet || exit 1
+export MERIDIAN_BIN="$PWD/target/debug/meridian"
+
+say "tests"
+packages=(--workspace)
+if [ $# -gt 0 ]; then
+    packages=()
+    for name in "$@"; do packages+=(--package "meridian-$name"); done
+fi
+cargo test "${packages[@]}" --no-fail-fast 2>&1 | tee "$log"
+
+passed=$(awk '/^test result:/ { n += $4 } END { print n + 0 }' "$log")
+failed=$(awk '/^test result:/ { n += $6 } END { print n + 0 }' "$log")
+# A test binary that did not build or died has no result line, but cargo names it.
+broken=$(grep -cE '^error(\[E[0-9]+\])?: (could not compile|test failed, to rerun)|signal: ' "$log")
+[ "$failed" -eq 0 ] && [ "$broken" -gt 0 ] && failed=$broken
+failed=$((failed + failed_steps))
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
