@@ -1,0 +1,594 @@
+//! The region's facts, and how a command changes them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use meridian_types::{
+    LogPosition, NodeId, Partition, ProducerId, RegionEpoch, ShardId, TimestampMs, TopicId, shard_of,
+};
+use thiserror::Error;
+
+use crate::command::Command;
+use crate::configs::{self, ConfigChange, ConfigError, ConfigResource, Configs};
+use crate::node::{Node, NodeNotFound, NodeRegistration, RegisterNodeError};
+use crate::placement;
+use crate::settings::broker::BrokerSettings;
+use crate::settings::topic::TopicSettings;
+use crate::topic::{CreateTopicError, DeletedTopic, NewTopic, PARTITIONS_MAX, Topic, Topics};
+
+/// Everything the region agrees on, as of the last applied command.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    pub(crate) applied: LogPosition,
+    pub(crate) founding: Option<Founding>,
+    pub(crate) topics: Topics,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) cluster_configs: Configs,
+    /// Only nodes that have some.
+    pub(crate) node_configs: BTreeMap<NodeId, Configs>,
+    /// Producer ids dealt so far under all region epochs.
+    pub(crate) producer_ids_dealt: u64,
+    /// Settings of a topic without configs of its own; derived.
+    topic_defaults: Arc<TopicSettings>,
+    /// Settings of a node without configs of its own; derived.
+    broker_defaults: Arc<BrokerSettings>,
+    /// Settings of the nodes in `node_configs`; derived.
+    broker_settings: BTreeMap<NodeId, Arc<BrokerSettings>>,
+}
+
+/// What is decided once, when the region is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founding {
+    /// Id of the logical Kafka cluster, the same in all its regions.
+    pub cluster_id: String,
+    /// Name of this region.
+    pub region: String,
+    /// How many data shards the region has: a power of two.
+    pub shards: u32,
+    /// The epoch the region starts with.
+    pub region_epoch: RegionEpoch,
+    /// When it was founded, by the proposer's clock.
+    pub founded_at: TimestampMs,
+}
+
+/// A block of producer ids: `first` and the `count - 1` after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerIds {
+    /// The first id.
+    pub first: ProducerId,
+    /// How many ids.
+    pub count: u32,
+}
+
+/// What a command did, by its kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The region has not been founded: nothing else is possible before.
+    NotFounded,
+    /// To [`Command::Found`].
+    Founded(Result<(), FoundingError>),
+    /// To [`Command::CreateTopics`], in order.
+    TopicsCreated(Vec<Result<Arc<Topic>, CreateTopicError>>),
+    /// To [`Command::DeleteTopics`], in order.
+    TopicsDeleted(Vec<Result<Arc<Topic>, TopicNotFound>>),
+    /// To [`Command::CreatePartitions`], in order.
+    PartitionsCreated(Vec<Result<Arc<Topic>, CreatePartitionsError>>),
+    /// To [`Command::AlterConfigs`], in order.
+    ConfigsAltered(Vec<Result<(), ConfigError>>),
+    /// To [`Command::RegisterNode`]: the node's epoch.
+    NodeRegistered(Result<u64, RegisterNodeError>),
+    /// To [`Command::RemoveNode`].
+    NodeRemoved(Result<(), NodeNotFound>),
+    /// To [`Command::AllocateProducerIds`].
+    ProducerIds(Result<ProducerIds, AllocateError>),
+}
+
+/// Why a region was not founded.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FoundingError {
+    /// Somebody was faster: go on with what was founded.
+    #[error("the region is founded already, as '{region}' of cluster {cluster_id}")]
+    Founded {
+        /// The region's name.
+        region: String,
+        /// The cluster's id.
+        cluster_id: String,
+    },
+    /// A power of two lets a region double its shards later.
+    #[error("a region has 1 to {SHARDS_MAX} shards, a power of two; asked for were {shards}")]
+    Shards {
+        /// The number asked for.
+        shards: u32,
+    },
+    /// Names go into object keys, metrics and client metadata.
+    #[error("{what} {name:?} must be 1 to 64 ASCII letters, digits, '.', '_' or '-'")]
+    Name {
+        /// Which name.
+        what: &'static str,
+        /// What it was.
+        name: String,
+    },
+    /// It would not fit a leader epoch.
+    #[error("region epoch {epoch} is beyond 2047")]
+    RegionEpoch {
+        /// The epoch asked for.
+        epoch: RegionEpoch,
+    },
+}
+
+/// Most data shards of a region.
+pub const SHARDS_MAX: u32 = 1 << 12;
+
+/// There is no topic of that id. Kafka's 3 or 100, UNKNOWN_TOPIC_OR_PARTITION or UNKNOWN_TOPIC_ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("there is no topic with id {topic}")]
+pub struct TopicNotFound {
+    /// The id.
+    pub topic: TopicId,
+}
+
+/// Why a topic did not get more partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CreatePartitionsError {
+    /// Kafka's 3, UNKNOWN_TOPIC_OR_PARTITION.
+    #[error(transparent)]
+    TopicNotFound(#[from] TopicNotFound),
+    /// Kafka's 37, INVALID_PARTITIONS: partitions are only ever added.
+    #[error("topic has {present} partitions, which is not fewer than the {total} asked for")]
+    NotMore {
+        /// Partitions there are.
+        present: u32,
+        /// Partitions asked for.
+        total: u32,
+    },
+    /// Kafka's 37, INVALID_PARTITIONS.
+    #[error("a topic can have at most {PARTITIONS_MAX} partitions; asked for were {total}")]
+    TooMany {
+        /// Partitions asked for.
+        total: u32,
+    },
+}
+
+/// Why no producer ids were dealt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AllocateError {
+    /// Ask for a block of another size.
+    #[error("a block has 1 to {PRODUCER_IDS_MAX} producer ids; asked for were {count}")]
+    Count {
+        /// The size asked for.
+        count: u32,
+    },
+    /// The region has dealt 2^48 ids.
+    #[error("the region has no producer ids left")]
+    Exhausted,
+}
+
+/// Most producer ids of one block.
+pub const PRODUCER_IDS_MAX: u32 = 1_000_000;
+
+/// Bits that count producer ids; the region epoch stands above them, so that a region that was promoted
+/// never deals an id that its predecessor has dealt.
+const PRODUCER_ID_BITS: u32 = 48;
+
+impl Default for Controller {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Controller {
+    /// A region before its founding.
+    pub fn new() -> Self {
+        let none = Configs::new();
+        Self {
+            applied: LogPosition::default(),
+            founding: None,
+            topics: Topics::default(),
+            nodes: BTreeMap::new(),
+            cluster_configs: Configs::new(),
+            node_configs: BTreeMap::new(),
+            producer_ids_dealt: 0,
+            topic_defaults: Arc::new(TopicSettings::resolve(&none, &none)),
+            broker_defaults: Arc::new(BrokerSettings::resolve(&none, &none)),
+            broker_settings: BTreeMap::new(),
+        }
+    }
+
+    /// Place of the last applied command: two views with the same one are equal.
+    pub fn applied(&self) -> LogPosition {
+        self.applied
+    }
+
+    /// What was decided at the founding; `None` before.
+    pub fn founding(&self) -> Option<&Founding> {
+        self.founding.as_ref()
+    }
+
+    /// The shard that holds a partition; `None` before the founding.
+    pub fn shard_of(&self, partition: Partition) -> Option<ShardId> {
+        Some(shard_of(partition, self.founding.as_ref()?.shards))
+    }
+
+    /// A topic by its name.
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.by_name(name)
+    }
+
+    /// A topic by its id.
+    pub fn topic_by_id(&self, topic: TopicId) -> Option<&Arc<Topic>> {
+        self.topics.by_id(topic)
+    }
+
+    /// Every topic, by name.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
+        self.topics.iter()
+    }
+
+    /// The topics whose name is `name` or comes after it, by name: for answers in pages.
+    pub fn topics_from(&self, name: &str) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.from_name(name)
+    }
+
+    /// How many topics there are.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many partitions all topics have together.
+    pub fn partition_count(&self) -> u64 {
+        self.topics.partitions()
+    }
+
+    /// Topics deleted within the last week, by id.
+    ///
+    /// A shard drops a topic because it stands here. A topic that merely is not known may be one whose
+    /// creation has not reached this node yet.
+    pub fn deleted_topics(&self) -> impl ExactSizeIterator<Item = (TopicId, &DeletedTopic)> {
+        self.topics.deleted.iter().map(|(id, topic)| (*id, topic))
+    }
+
+    /// A topic deleted within the last week.
+    pub fn deleted_topic(&self, topic: TopicId) -> Option<&DeletedTopic> {
+        self.topics.deleted.get(&topic)
+    }
+
+    /// The settings in force for a topic.
+    pub fn topic_settings(&self, topic: TopicId) -> Option<Arc<TopicSettings>> {
+        self.topic_by_id(topic).map(|topic| topic.settings.clone())
+    }
+
+    /// The settings of a topic that has no configs of its own.
+    pub fn topic_defaults(&self) -> &Arc<TopicSettings> {
+        &self.topic_defaults
+    }
+
+    /// The settings in force for a node, registered or not.
+    pub fn broker_settings(&self, node: NodeId) -> &Arc<BrokerSettings> {
+        self.broker_settings.get(&node).unwrap_or(&self.broker_defaults)
+    }
+
+    /// A registered node.
+    pub fn node(&self, node: NodeId) -> Option<&Node> {
+        self.nodes.get(&node)
+    }
+
+    /// Every registered node, by id.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// The nodes that should hold a shard, the preferred leader first: `default.replication.factor` of them,
+    /// or as many as there are.
+    pub fn replicas_of(&self, shard: ShardId) -> Vec<NodeId> {
+        let copies = usize::from(self.broker_defaults.default_replication_factor);
+        placement::replicas_of(shard, &self.nodes, copies)
+    }
+
+    /// What [`Command::CreateTopics`] would answer now, changing nothing.
+    pub fn check_create_topics(&self, topics: &[NewTopic]) -> Vec<Result<(), CreateTopicError>> {
+        topics
+            .iter()
+            .map(|new| self.check_new_topic(new).map(|_| ()))
+            .collect()
+    }
+
+    /// What [`Command::CreatePartitions`] would answer now, changing nothing.
+    pub fn check_create_partitions(&self, topic: TopicId, total: u32) -> Result<(), CreatePartitionsError> {
+        let present = self.topic_by_id(topic).ok_or(TopicNotFound { topic })?.partitions;
+        if total > PARTITIONS_MAX {
+            return Err(CreatePartitionsError::TooMany { total });
+        }
+        if total <= present {
+            return Err(CreatePartitionsError::NotMore { present, total });
+        }
+        Ok(())
+    }
+
+    /// What [`Command::AlterConfigs`] would answer now to this change alone, changing nothing.
+    pub fn check_alter_configs(&self, change: &ConfigChange) -> Result<(), ConfigError> {
+        self.altered(change).map(|_| ())
+    }
+
+    /// Applies the command at `at`, which must lie beyond every one applied before.
+    ///
+    /// Deterministic in the facts and the command (invariant 4). What is refused changes nothing.
+    pub fn apply(&mut self, at: LogPosition, command: &Command) -> Outcome {
+        debug_assert!(
+            at.index > self.applied.index,
+            "commands are applied once and in order"
+        );
+        self.applied = at;
+        if let Command::Found { founding } = command {
+            return Outcome::Founded(self.found(founding));
+        }
+        if self.founding.is_none() {
+            return Outcome::NotFounded;
+        }
+        match command {
+            Command::Found { .. } => unreachable!("returned above"),
+            Command::CreateTopics { topics, now } => {
+                self.topics.forget_deleted(*now);
+                Outcome::TopicsCreated(topics.iter().map(|new| self.create_topic(new, *now)).collect())
+            }
+            Command::DeleteTopics { topics, now } => {
+                self.topics.forget_deleted(*now);
+                let delete = |topic: &TopicId| {
+                    self.topics
+                        .delete(*topic, *now)
+                        .ok_or(TopicNotFound { topic: *topic })
+                };
+                Outcome::TopicsDeleted(topics.iter().map(delete).collect())
+            }
+            Command::CreatePartitions { topics } => Outcome::PartitionsCreated(
+                topics
+                    .iter()
+                    .map(|(topic, total)| self.create_partitions(*topic, *total))
+                    .collect(),
+            ),
+            Command::AlterConfigs { changes } => Outcome::ConfigsAltered(self.alter_configs(changes)),
+            Command::RegisterNode { node, now } => Outcome::NodeRegistered(self.register(at, node, *now)),
+            Command::RemoveNode { node } => Outcome::NodeRemoved(self.remove_node(*node)),
+            Command::AllocateProducerIds { count } => Outcome::ProducerIds(self.allocate(*count)),
+        }
+    }
+
+    /// Asserts what must hold of the facts; says what does not.
+    pub fn check(&self) -> Result<(), String> {
+        self.topics.check()?;
+        for (id, node) in &self.nodes {
+            if *id != node.registration.node {
+                return Err(format!("node {} is filed as {id}", node.registration.node));
+            }
+        }
+        if let Some((node, _)) = self.node_configs.iter().find(|(_, configs)| configs.is_empty()) {
+            return Err(format!("node {node} is kept in the configs without having any"));
+        }
+        for topic in self.topics() {
+            if *topic.settings != TopicSettings::resolve(&topic.configs, &self.cluster_configs) {
+                return Err(format!("settings of topic {:?} are out of date", topic.name));
+            }
+        }
+        if self.founding.is_none() && (self.topics.len() > 0 || !self.nodes.is_empty()) {
+            return Err("there are facts before the founding".into());
+        }
+        Ok(())
+    }
+
+    /// Derives all settings anew, after the cluster's configs changed or a snapshot was read.
+    pub(crate) fn resolve_settings(&mut self) {
+        let none = Configs::new();
+        self.topic_defaults = Arc::new(TopicSettings::resolve(&none, &self.cluster_configs));
+        self.broker_defaults = Arc::new(BrokerSettings::resolve(&none, &self.cluster_configs));
+        self.broker_settings = self
+            .node_configs
+            .iter()
+            .map(|(node, configs)| {
+                (
+                    *node,
+                    Arc::new(BrokerSettings::resolve(configs, &self.cluster_configs)),
+                )
+            })
+            .collect();
+        let topics: Vec<_> = self.topics.iter().cloned().collect();
+        for topic in topics {
+            let settings = self.settings_for(&topic.configs);
+            if topic.settings != settings {
+                self.topics.put(Arc::new(Topic {
+                    settings,
+                    ..Topic::clone(&topic)
+                }));
+            }
+        }
+    }
+
+    /// Topics without configs share one.
+    pub(crate) fn settings_for(&self, configs: &Configs) -> Arc<TopicSettings> {
+        if configs.is_empty() {
+            return self.topic_defaults.clone();
+        }
+        Arc::new(TopicSettings::resolve(configs, &self.cluster_configs))
+    }
+
+    fn found(&mut self, founding: &Founding) -> Result<(), FoundingError> {
+        if let Some(present) = &self.founding {
+            let Founding {
+                region, cluster_id, ..
+            } = present.clone();
+            return Err(FoundingError::Founded { region, cluster_id });
+        }
+        let shards = founding.shards;
+        if !shards.is_power_of_two() || shards > SHARDS_MAX {
+            return Err(FoundingError::Shards { shards });
+        }
+        for (what, name) in [
+            ("cluster id", &founding.cluster_id),
+            ("region name", &founding.region),
+        ] {
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            if !(1..=64).contains(&name.len()) || !name.chars().all(is_allowed) {
+                return Err(FoundingError::Name {
+                    what,
+                    name: name.clone(),
+                });
+            }
+        }
+        if founding.region_epoch.0 > REGION_EPOCH_MAX {
+            return Err(FoundingError::RegionEpoch {
+                epoch: founding.region_epoch,
+            });
+        }
+        self.founding = Some(founding.clone());
+        Ok(())
+    }
+
+    /// Answers the topic's configs in canonical form.
+    fn check_new_topic(&self, new: &NewTopic) -> Result<Configs, CreateTopicError> {
+        self.topics.check_new(new)?;
+        Ok(configs::canonical_topic_configs(
+            &new.configs,
+            &self.cluster_configs,
+        )?)
+    }
+
+    fn create_topic(&mut self, new: &NewTopic, now: TimestampMs) -> Result<Arc<Topic>, CreateTopicError> {
+        let configs = self.check_new_topic(new)?;
+        let settings = self.settings_for(&configs);
+        let (name, id, partitions) = (new.name.as_str().into(), new.id, new.partitions);
+        let topic = Arc::new(Topic {
+            name,
+            id,
+            partitions,
+            configs,
+            created_at: now,
+            settings,
+        });
+        self.topics.put(topic.clone());
+        Ok(topic)
+    }
+
+    fn create_partitions(&mut self, id: TopicId, total: u32) -> Result<Arc<Topic>, CreatePartitionsError> {
+        self.check_create_partitions(id, total)?;
+        let topic = self.topic_by_id(id).ok_or(TopicNotFound { topic: id })?;
+        let topic = Arc::new(Topic {
+            partitions: total,
+            ..Topic::clone(topic)
+        });
+        self.topics.put(topic.clone());
+        Ok(topic)
+    }
+
+    /// The configs of a resource as a change would leave them.
+    fn altered(&self, change: &ConfigChange) -> Result<Configs, ConfigError> {
+        let none = Configs::new();
+        match change.resource {
+            ConfigResource::Topic(id) => {
+                let topic = self
+                    .topic_by_id(id)
+                    .ok_or(ConfigError::TopicNotFound { topic: id })?;
+                configs::alter_topic(change, &topic.configs, &self.cluster_configs)
+            }
+            ConfigResource::Cluster => configs::alter_cluster(change, &self.cluster_configs),
+            ConfigResource::Node(node) => {
+                let present = match self.node_configs.get(&node) {
+                    Some(present) => present,
+                    None if self.nodes.contains_key(&node) => &none,
+                    None => return Err(ConfigError::NodeNotFound { node }),
+                };
+                configs::alter_node(change, present, &self.cluster_configs)
+            }
+        }
+    }
+
+    fn alter_configs(&mut self, changes: &[ConfigChange]) -> Vec<Result<(), ConfigError>> {
+        let mut is_shared_changed = false;
+        let mut results = Vec::with_capacity(changes.len());
+        for change in changes {
+            results.push(self.altered(change).map(|configs| match change.resource {
+                ConfigResource::Topic(id) => {
+                    let topic = self.topic_by_id(id).expect("altered found it").clone();
+                    let settings = self.settings_for(&configs);
+                    self.topics.put(Arc::new(Topic {
+                        configs,
+                        settings,
+                        ..Topic::clone(&topic)
+                    }));
+                }
+                ConfigResource::Cluster => {
+                    self.cluster_configs = configs;
+                    is_shared_changed = true;
+                }
+                ConfigResource::Node(node) => {
+                    if configs.is_empty() {
+                        self.node_configs.remove(&node);
+                    } else {
+                        self.node_configs.insert(node, configs);
+                    }
+                    is_shared_changed = true;
+                }
+            }));
+        }
+        if is_shared_changed {
+            self.resolve_settings();
+        }
+        results
+    }
+
+    fn register(
+        &mut self,
+        at: LogPosition,
+        node: &NodeRegistration,
+        now: TimestampMs,
+    ) -> Result<u64, RegisterNodeError> {
+        node.check()?;
+        if let Some(present) = self.nodes.get(&node.node)
+            && present.registration.incarnation != node.incarnation
+        {
+            let present = present.registration.incarnation;
+            return Err(RegisterNodeError::IdTaken {
+                node: node.node,
+                present,
+            });
+        }
+        let epoch = at.index.0;
+        self.nodes.insert(
+            node.node,
+            Node {
+                registration: node.clone(),
+                epoch,
+                registered_at: now,
+            },
+        );
+        Ok(epoch)
+    }
+
+    fn remove_node(&mut self, node: NodeId) -> Result<(), NodeNotFound> {
+        self.nodes.remove(&node).ok_or(NodeNotFound { node })?;
+        self.node_configs.remove(&node);
+        self.broker_settings.remove(&node);
+        Ok(())
+    }
+
+    fn allocate(&mut self, count: u32) -> Result<ProducerIds, AllocateError> {
+        if !(1..=PRODUCER_IDS_MAX).contains(&count) {
+            return Err(AllocateError::Count { count });
+        }
+        let first = self.producer_ids_dealt;
+        let dealt = first + u64::from(count);
+        if dealt > 1 << PRODUCER_ID_BITS {
+            return Err(AllocateError::Exhausted);
+        }
+        self.producer_ids_dealt = dealt;
+        let region_epoch = self
+            .founding
+            .as_ref()
+            .map_or(0, |founding| founding.region_epoch.0);
+        let first = ProducerId(u64::from(region_epoch) << PRODUCER_ID_BITS | first);
+        Ok(ProducerIds { first, count })
+    }
+}
+
+/// See [`meridian_types::RegionEpoch`].
+const REGION_EPOCH_MAX: u32 = 2047;
+
+#[cfg(test)]
+mod tests;
