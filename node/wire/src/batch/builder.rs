@@ -10,9 +10,11 @@ use super::layout;
 use super::stamp::{put, renew_crc};
 use super::varint;
 
-/// Most bytes that a record can take behind its key, value and headers: its length, attributes, both deltas, the
-/// lengths of key and value, and the number of headers.
-const RECORD_OVERHEAD_BYTES_MAX: usize = 5 + 1 + 10 + 5 + 5 + 5 + 5;
+/// Most bytes of a record in front of its key's length: its own length, attributes, both deltas.
+const RECORD_HEAD_BYTES_MAX: usize = 5 + 1 + 10 + 5;
+
+/// Largest batch the format can hold: its length field is signed.
+const BATCH_BYTES_MAX: usize = i32::MAX as usize;
 
 /// A batch, or the record in hand, is too large for the format.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -146,8 +148,8 @@ impl BatchBuilder {
     ) -> Result<(), BuildError> {
         let mut tail = Vec::with_capacity(tail_bytes(key, value, headers));
         put_tail(&mut tail, key, value, headers);
-        let bytes = (tail.len() + RECORD_OVERHEAD_BYTES_MAX).saturating_mul(count as usize);
-        self.buffer.reserve(bytes.min(layout_bytes_max()));
+        let bytes = (tail.len() + RECORD_HEAD_BYTES_MAX).saturating_mul(count as usize);
+        self.buffer.reserve(bytes.min(BATCH_BYTES_MAX));
         for _ in 0..count {
             self.open(timestamp, tail.len())?;
             self.buffer.extend_from_slice(&tail);
@@ -166,7 +168,7 @@ impl BatchBuilder {
         let timestamp_delta = timestamp.0.wrapping_sub(base);
         let offset_delta = i64::from(self.record_count);
         let body = 1 + varint::len_i64(timestamp_delta) + varint::len_i64(offset_delta) + tail_bytes;
-        let room = layout_bytes_max() - self.buffer.len();
+        let room = BATCH_BYTES_MAX - self.buffer.len();
         if body.saturating_add(5) > room || offset_delta == i64::from(i32::MAX) {
             return Err(BuildError::Full);
         }
@@ -208,8 +210,7 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &[(&[u8], Option<&[u8]>)],
     ) -> usize {
-        // The tail is exact and includes the lengths; what precedes it takes 21 bytes at most.
-        tail_bytes(key, value, headers) + 5 + 1 + 10 + 5
+        RECORD_HEAD_BYTES_MAX + tail_bytes(key, value, headers)
     }
 
     /// Makes the batch.
@@ -265,11 +266,6 @@ impl BatchBuilder {
         renew_crc(&mut batch);
         Ok(batch.into())
     }
-}
-
-/// Largest batch the format can hold: its length field is signed.
-fn layout_bytes_max() -> usize {
-    i32::MAX as usize
 }
 
 /// Bytes of a record from its key's length on.

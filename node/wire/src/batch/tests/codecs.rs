@@ -151,6 +151,36 @@ fn records_of_another_codec_than_announced_are_refused() {
 }
 
 #[test]
+fn a_block_cut_short_is_refused() {
+    for codec in [
+        Compression::Gzip,
+        Compression::Snappy,
+        Compression::Lz4,
+        Compression::Zstd,
+    ] {
+        let batch = three_records(BatchBuilder::new(codec));
+        // LZ4's end mark, four zeros, holds nothing and may be missing.
+        let end = if codec == Compression::Lz4 {
+            batch.len() - 4
+        } else {
+            batch.len()
+        };
+        for cut in HEADER_BYTES..end {
+            let mut short = batch[..cut].to_vec();
+            let length = (cut - layout::LOG_OVERHEAD) as i32;
+            super::super::stamp::put(&mut short, layout::BATCH_LENGTH, length.to_be_bytes());
+            super::super::stamp::renew_crc(&mut short);
+            let error = validate_produce(&short, &rules()).expect_err("it is cut short");
+            assert_eq!(
+                error.error_code(),
+                ErrorCode::InvalidRecord,
+                "{codec} {cut}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
 fn names_and_codes_lead_back_to_their_codec() {
     for codec in Compression::ALL {
         assert_eq!(Compression::from_name(codec.name()), Some(codec));
