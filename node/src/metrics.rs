@@ -1,0 +1,129 @@
+//! Metrics of journal and shards, read when they are scraped. The catalogue is `docs/metrics.md`.
+
+use meridian_shard::Usage;
+use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+/// The node's registry, with the gauges that are filled from [`Usage`].
+pub(crate) struct Metrics {
+    registry: Registry,
+    journal: Journal,
+    shards: Shards,
+}
+
+struct Journal {
+    disk_bytes: IntGauge,
+    files: IntGauge,
+    cache_bytes: IntGauge,
+    queued_bytes: IntGauge,
+    full: IntGauge,
+    poisoned: IntGauge,
+    rounds: IntCounter,
+    operations: IntCounter,
+    syncs: IntCounter,
+    written_bytes: IntCounter,
+    disk_reads: IntCounter,
+    files_retired: IntCounter,
+    round_seconds_total: Gauge,
+    round_seconds_max: Gauge,
+}
+
+struct Shards {
+    led: IntGauge,
+    stopped: IntGauge,
+    partitions: IntGauge,
+    queued_bytes: IntGaugeVec,
+    applied_index: IntGaugeVec,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: Registry) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
+            let gauge = IntGauge::with_opts(Opts::new(name, help))?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let counter = IntCounter::with_opts(Opts::new(name, help))?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let seconds = |name: &str, help: &str| -> prometheus::Result<Gauge> {
+            let gauge = Gauge::with_opts(Opts::new(name, help))?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let by_shard = |name: &str, help: &str| -> prometheus::Result<IntGaugeVec> {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &["shard"])?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let journal = Journal {
+            disk_bytes: gauge("meridian_journal_disk_bytes", "Bytes of journal files.")?,
+            files: gauge("meridian_journal_files", "Journal files.")?,
+            cache_bytes: gauge("meridian_journal_cache_bytes", "Bytes of recent entries in memory.")?,
+            queued_bytes: gauge("meridian_journal_queued_bytes", "Bytes that wait for the disk.")?,
+            full: gauge("meridian_journal_full", "1 while the disk takes no more records.")?,
+            poisoned: gauge("meridian_journal_poisoned", "1 after a write or sync failed; restart the node.")?,
+            rounds: counter("meridian_journal_rounds_total", "Rounds of the writer: one gathered write each.")?,
+            operations: counter("meridian_journal_operations_total", "Appends, votes, truncations and purges written.")?,
+            syncs: counter("meridian_journal_syncs_total", "Calls of fdatasync.")?,
+            written_bytes: counter("meridian_journal_written_bytes_total", "Bytes written.")?,
+            disk_reads: counter("meridian_journal_disk_reads_total", "Reads that memory could not serve.")?,
+            files_retired: counter("meridian_journal_files_retired_total", "Files that were given up or recycled.")?,
+            round_seconds_total: seconds("meridian_journal_round_seconds_total", "Time spent in rounds.")?,
+            round_seconds_max: seconds("meridian_journal_round_seconds_max", "The longest round so far.")?,
+        };
+        let shards = Shards {
+            led: gauge("meridian_shards_led", "Shards that this node leads.")?,
+            stopped: gauge("meridian_shards_stopped", "Shards that do not run on this node.")?,
+            partitions: gauge("meridian_partitions", "Partitions with records on this node.")?,
+            queued_bytes: by_shard("meridian_shard_queued_bytes", "Bytes of batches that wait to be sequenced.")?,
+            applied_index: by_shard("meridian_shard_applied_index", "Raft index of the last applied entry.")?,
+        };
+        Ok(Self { registry, journal, shards })
+    }
+
+    /// The text that Prometheus scrapes.
+    pub(crate) fn encode(&self, usage: &Usage) -> prometheus::Result<String> {
+        self.fill(usage);
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    fn fill(&self, usage: &Usage) {
+        let (from, to) = (&usage.journal, &self.journal);
+        to.disk_bytes.set(signed(from.disk_bytes));
+        to.files.set(signed(from.files as u64));
+        to.cache_bytes.set(signed(from.cache_bytes as u64));
+        to.queued_bytes.set(signed(from.queued_bytes as u64));
+        to.full.set(from.full.is_some().into());
+        to.poisoned.set(from.poisoned.is_some().into());
+        advance(&to.rounds, from.rounds);
+        advance(&to.operations, from.operations);
+        advance(&to.syncs, from.syncs);
+        advance(&to.written_bytes, from.written_bytes);
+        advance(&to.disk_reads, from.disk_reads);
+        advance(&to.files_retired, from.files_retired);
+        to.round_seconds_total.set(from.round_us as f64 / 1e6);
+        to.round_seconds_max.set(from.round_us_max as f64 / 1e6);
+
+        let led = usage.shards.iter().filter(|shard| shard.led_here).count();
+        let stopped = usage.shards.iter().filter(|shard| shard.stopped.is_some()).count();
+        self.shards.led.set(signed(led as u64));
+        self.shards.stopped.set(signed(stopped as u64));
+        self.shards.partitions.set(signed(usage.shards.iter().map(|shard| shard.partitions as u64).sum()));
+        for shard in &usage.shards {
+            let name = shard.shard.to_string();
+            self.shards.queued_bytes.with_label_values(&[&name]).set(signed(shard.queued_bytes as u64));
+            self.shards.applied_index.with_label_values(&[&name]).set(signed(shard.applied_index));
+        }
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Brings a counter up to a total that is counted elsewhere.
+fn advance(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
