@@ -1,1 +1,23 @@
 //! Producer, consumer and admin client for Meridian and any Kafka-protocol server.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+mod backoff;
+pub mod cluster;
+pub mod connection;
+pub mod driver;
+pub mod endpoint;
+pub mod error;
+pub mod group;
+pub mod metadata;
+pub mod network;
+pub mod versions;
+
+pub use admin::{Admin, AdminError};
+pub use backoff::Backoff;
+pub use cluster::{Cluster, ClusterSettings, Lane};
+pub use connection::{Connection, ConnectionSettings};
+pub use endpoint::Endpoint;
+pub use error::{Phase, Refusal, RequestCause, RequestError};
+pub use metadata::Metadata;

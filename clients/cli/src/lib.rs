@@ -1,0 +1,87 @@
+//! The command line: `meridian NOUN VERB`, one file per noun.
+//!
+//! Every command ends with status 0 (done), 1 (failed), 2 (wrong usage) or 3 (a check does not hold), and says with
+//! `--output json` the same as in tables: one document with a `schema`, or one object per line where it streams.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+mod cluster;
+mod completions;
+mod context;
+mod error;
+mod output;
+mod parse;
+mod topic;
+
+pub use context::GlobalArgs;
+pub use error::CliError;
+
+/// Meridian: a geo-replicated event log that Kafka clients write to and read from.
+#[derive(Debug, Parser)]
+#[command(
+    name = "meridian",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 a check does not hold.")]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create, list, describe, change and delete topics
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Look at the cluster
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// The whole grammar, for help texts and completions.
+pub fn grammar() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs the command that `arguments` name (the first is the program), and gives the process's status.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, with status 0.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.print();
+            error.status.into()
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), CliError> {
+    let context = cli.global.context()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
+    match cli.command {
+        Command::Topic(command) => runtime.block_on(command.run(&context)),
+        Command::Cluster(command) => runtime.block_on(command.run(&context)),
+        Command::Completions(args) => args.run(),
+    }
+}
