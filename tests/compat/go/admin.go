@@ -25,13 +25,17 @@ func adminTopics(prefix string) {
 	equal([]int{int(created.NumPartitions), int(created.ReplicationFactor)}, []int{3, 1}, "partitions and replicas in the answer")
 	equal(*created.Configs["retention.ms"].Value, "12345", "retention.ms in the answer")
 	// -1: the broker's defaults.
-	_, err = adm.CreateTopic(within(), -1, -1, nil, b)
+	other, err := adm.CreateTopic(within(), -1, -1, nil, b)
 	must(err, "creating with defaults")
-	known, err := adm.ListTopics(within(), a, b)
-	must(err, "listing")
+	var known kadm.TopicDetails
+	eventually("both topics are listed", func() bool {
+		known, err = adm.ListTopics(within(), a, b)
+		return err == nil && known.Has(a) && known.Has(b)
+	})
 	equal(len(known[a].Partitions), 3, "partitions")
 	equal(known[a].ID, created.ID, "the topic id")
-	equal(known[a].ID != known[b].ID && known[a].ID != kadm.TopicID{}, true, "that ids differ")
+	equal(known[b].ID, other.ID, "the other topic id")
+	equal(created.ID != other.ID && created.ID != kadm.TopicID{}, true, "that ids differ")
 	try := func(partitions int32, replicas int16, configs map[string]*string, topic string) error {
 		_, err := adm.CreateTopic(within(), partitions, replicas, configs, topic)
 		return err
@@ -52,7 +56,7 @@ func adminTopics(prefix string) {
 	// By id.
 	request := kmsg.NewPtrDeleteTopicsRequest()
 	topic := kmsg.NewDeleteTopicsRequestTopic()
-	topic.TopicID = known[b].ID
+	topic.TopicID = other.ID
 	request.Topics = append(request.Topics, topic)
 	request.TimeoutMillis = 10_000
 	cl := client()

@@ -140,7 +140,20 @@ func staticMember(topic string) {
 		leaves.poll()
 		return len(stays.partitions()) == 2 && len(leaves.partitions()) == 2
 	})
-	_, generation := stays.GroupMetadata()
+	// The cooperative assignor may need one more round.
+	generation, quiet := int32(-1), 0
+	eventually("the group is quiet", func() bool {
+		stays.poll()
+		leaves.poll()
+		_, one := stays.GroupMetadata()
+		_, two := leaves.GroupMetadata()
+		if one == generation && two == generation {
+			quiet++
+		} else {
+			generation, quiet = one, 0
+		}
+		return quiet >= 8
+	})
 	before, owned := stays.changes, leaves.partitions()
 	leaves.Close()
 	returned := join("two")

@@ -79,7 +79,7 @@ func recordHeaders(i int) []kgo.RecordHeader {
 	case 2:
 		return []kgo.RecordHeader{{Key: "null-value"}, header("empty", "")}
 	case 3:
-		return []kgo.RecordHeader{header("bin", "\x00\xff\x80"), header("a", "x"), header("b", "y"), header("a", "z")}
+		return []kgo.RecordHeader{header("bin", "\xff\xfe\x80"), header("a", "x"), header("b", "y"), header("a", "z")}
 	}
 	return nil
 }

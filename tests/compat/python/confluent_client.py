@@ -350,8 +350,15 @@ def wait_for_leaders(bootstrap, topic, partitions):
     takes for the first: the retry can never succeed.
     """
     consumer = consumer_for(bootstrap)
+
+    def answers(partition):
+        try:
+            return consumer.get_watermark_offsets(TopicPartition(topic, partition), WAIT_S)
+        except KafkaException:
+            return None
+
     for p in range(partitions):
-        consumer.get_watermark_offsets(TopicPartition(topic, p), WAIT_S)
+        eventually(WAIT_S, "partition %d answers" % p, lambda: answers(p))
     consumer.close()
 
 

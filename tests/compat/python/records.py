@@ -58,7 +58,7 @@ def headers(i, nulls=True):
         [],
         [("a", b"1"), ("a", b"2")],
         [("null-value", None), ("empty", b"")],
-        [("bin", b"\x00\xff\x80"), ("a", b"x"), ("b", b"y"), ("a", b"z")],
+        [("bin", b"\xff\xfe\x80"), ("a", b"x"), ("b", b"y"), ("a", b"z")],
     ][i % 4]
     return [(name, data) for name, data in all_headers if nulls or data is not None]
 

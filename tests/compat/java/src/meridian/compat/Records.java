@@ -70,7 +70,7 @@ final class Records {
             case 1 -> List.of(header("a", bytes("1")), header("a", bytes("2")));
             case 2 -> List.of(header("null-value", null), header("empty", new byte[0]));
             case 3 -> List.of(
-                    header("bin", new byte[] {0, (byte) 0xff, (byte) 0x80}),
+                    header("bin", new byte[] {(byte) 0xff, (byte) 0xfe, (byte) 0x80}),
                     header("a", bytes("x")),
                     header("b", bytes("y")),
                     header("a", bytes("z")));
