@@ -6,11 +6,13 @@ use std::sync::Arc;
 use meridian_types::{
     LogPosition, NodeId, Partition, ProducerId, RegionEpoch, ShardId, TimestampMs, TopicId, shard_of,
 };
-use thiserror::Error;
 
 use crate::command::Command;
 use crate::configs::{self, ConfigChange, ConfigError, ConfigResource, Configs};
 use crate::node::{Node, NodeNotFound, NodeRegistration, RegisterNodeError};
+use crate::outcome::{
+    AllocateError, CreatePartitionsError, FoundingError, Outcome, ProducerIds, TopicNotFound,
+};
 use crate::placement;
 use crate::settings::broker::BrokerSettings;
 use crate::settings::topic::TopicSettings;
@@ -51,117 +53,8 @@ pub struct Founding {
     pub founded_at: TimestampMs,
 }
 
-/// A block of producer ids: `first` and the `count - 1` after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProducerIds {
-    /// The first id.
-    pub first: ProducerId,
-    /// How many ids.
-    pub count: u32,
-}
-
-/// What a command did, by its kind.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// The region has not been founded: nothing else is possible before.
-    NotFounded,
-    /// To [`Command::Found`].
-    Founded(Result<(), FoundingError>),
-    /// To [`Command::CreateTopics`], in order.
-    TopicsCreated(Vec<Result<Arc<Topic>, CreateTopicError>>),
-    /// To [`Command::DeleteTopics`], in order.
-    TopicsDeleted(Vec<Result<Arc<Topic>, TopicNotFound>>),
-    /// To [`Command::CreatePartitions`], in order.
-    PartitionsCreated(Vec<Result<Arc<Topic>, CreatePartitionsError>>),
-    /// To [`Command::AlterConfigs`], in order.
-    ConfigsAltered(Vec<Result<(), ConfigError>>),
-    /// To [`Command::RegisterNode`]: the node's epoch.
-    NodeRegistered(Result<u64, RegisterNodeError>),
-    /// To [`Command::RemoveNode`].
-    NodeRemoved(Result<(), NodeNotFound>),
-    /// To [`Command::AllocateProducerIds`].
-    ProducerIds(Result<ProducerIds, AllocateError>),
-}
-
-/// Why a region was not founded.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum FoundingError {
-    /// Somebody was faster: go on with what was founded.
-    #[error("the region is founded already, as '{region}' of cluster {cluster_id}")]
-    Founded {
-        /// The region's name.
-        region: String,
-        /// The cluster's id.
-        cluster_id: String,
-    },
-    /// A power of two lets a region double its shards later.
-    #[error("a region has 1 to {SHARDS_MAX} shards, a power of two; asked for were {shards}")]
-    Shards {
-        /// The number asked for.
-        shards: u32,
-    },
-    /// Names go into object keys, metrics and client metadata.
-    #[error("{what} {name:?} must be 1 to 64 ASCII letters, digits, '.', '_' or '-'")]
-    Name {
-        /// Which name.
-        what: &'static str,
-        /// What it was.
-        name: String,
-    },
-    /// It would not fit a leader epoch.
-    #[error("region epoch {epoch} is beyond 2047")]
-    RegionEpoch {
-        /// The epoch asked for.
-        epoch: RegionEpoch,
-    },
-}
-
 /// Most data shards of a region.
 pub const SHARDS_MAX: u32 = 1 << 12;
-
-/// There is no topic of that id. Kafka's 3 or 100, UNKNOWN_TOPIC_OR_PARTITION or UNKNOWN_TOPIC_ID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("there is no topic with id {topic}")]
-pub struct TopicNotFound {
-    /// The id.
-    pub topic: TopicId,
-}
-
-/// Why a topic did not get more partitions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum CreatePartitionsError {
-    /// Kafka's 3, UNKNOWN_TOPIC_OR_PARTITION.
-    #[error(transparent)]
-    TopicNotFound(#[from] TopicNotFound),
-    /// Kafka's 37, INVALID_PARTITIONS: partitions are only ever added.
-    #[error("topic has {present} partitions, which is not fewer than the {total} asked for")]
-    NotMore {
-        /// Partitions there are.
-        present: u32,
-        /// Partitions asked for.
-        total: u32,
-    },
-    /// Kafka's 37, INVALID_PARTITIONS.
-    #[error("a topic can have at most {PARTITIONS_MAX} partitions; asked for were {total}")]
-    TooMany {
-        /// Partitions asked for.
-        total: u32,
-    },
-}
-
-/// Why no producer ids were dealt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum AllocateError {
-    /// Ask for a block of another size.
-    #[error("a block has 1 to {PRODUCER_IDS_MAX} producer ids; asked for were {count}")]
-    Count {
-        /// The size asked for.
-        count: u32,
-    },
-    /// The region has dealt 2^48 ids.
-    #[error("the region has no producer ids left")]
-    Exhausted,
-}
 
 /// Most producer ids of one block.
 pub const PRODUCER_IDS_MAX: u32 = 1_000_000;
@@ -169,6 +62,30 @@ pub const PRODUCER_IDS_MAX: u32 = 1_000_000;
 /// Bits that count producer ids; the region epoch stands above them, so that a region that was promoted
 /// never deals an id that its predecessor has dealt.
 const PRODUCER_ID_BITS: u32 = 48;
+
+impl Founding {
+    fn check(&self) -> Result<(), FoundingError> {
+        let shards = self.shards;
+        if !shards.is_power_of_two() || shards > SHARDS_MAX {
+            return Err(FoundingError::Shards { shards });
+        }
+        for (what, name) in [("cluster id", &self.cluster_id), ("region name", &self.region)] {
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            if !(1..=64).contains(&name.len()) || !name.chars().all(is_allowed) {
+                return Err(FoundingError::Name {
+                    what,
+                    name: name.clone(),
+                });
+            }
+        }
+        if self.region_epoch.0 > REGION_EPOCH_MAX {
+            return Err(FoundingError::RegionEpoch {
+                epoch: self.region_epoch,
+            });
+        }
+        Ok(())
+    }
+}
 
 impl Default for Controller {
     fn default() -> Self {
@@ -226,7 +143,7 @@ impl Controller {
 
     /// The topics whose name is `name` or comes after it, by name: for answers in pages.
     pub fn topics_from(&self, name: &str) -> impl Iterator<Item = &Arc<Topic>> {
-        self.topics.from_name(name)
+        self.topics.iter_from(name)
     }
 
     /// How many topics there are.
@@ -355,6 +272,9 @@ impl Controller {
     /// Asserts what must hold of the facts; says what does not.
     pub fn check(&self) -> Result<(), String> {
         self.topics.check()?;
+        if let Some(founding) = &self.founding {
+            founding.check().map_err(|error| error.to_string())?;
+        }
         for (id, node) in &self.nodes {
             if *id != node.registration.node {
                 return Err(format!("node {} is filed as {id}", node.registration.node));
@@ -416,27 +336,7 @@ impl Controller {
             } = present.clone();
             return Err(FoundingError::Founded { region, cluster_id });
         }
-        let shards = founding.shards;
-        if !shards.is_power_of_two() || shards > SHARDS_MAX {
-            return Err(FoundingError::Shards { shards });
-        }
-        for (what, name) in [
-            ("cluster id", &founding.cluster_id),
-            ("region name", &founding.region),
-        ] {
-            let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-            if !(1..=64).contains(&name.len()) || !name.chars().all(is_allowed) {
-                return Err(FoundingError::Name {
-                    what,
-                    name: name.clone(),
-                });
-            }
-        }
-        if founding.region_epoch.0 > REGION_EPOCH_MAX {
-            return Err(FoundingError::RegionEpoch {
-                epoch: founding.region_epoch,
-            });
-        }
+        founding.check()?;
         self.founding = Some(founding.clone());
         Ok(())
     }

@@ -84,10 +84,6 @@ impl Controller {
         };
         let own = self.node_configs.get(&node).unwrap_or(&none);
         let fact = |name| match name {
-            "advertised.listeners" => Some(format!(
-                "PLAINTEXT://{}:{}",
-                known.registration.host, known.registration.port
-            )),
             "broker.id" | "node.id" => Some(node.to_string()),
             "broker.rack" => known.registration.rack.clone(),
             _ => None,

@@ -12,19 +12,21 @@ pub mod configs;
 pub mod controller;
 pub mod describe;
 pub mod node;
+pub mod outcome;
 pub mod placement;
 pub mod settings;
 pub mod snapshot;
 pub mod topic;
 
+#[cfg(test)]
+mod testing;
+
 pub use command::{Command, CommandError};
 pub use configs::{ConfigChange, ConfigError, ConfigOp, ConfigResource};
-pub use controller::{
-    AllocateError, Controller, CreatePartitionsError, Founding, FoundingError, Outcome, ProducerIds,
-    TopicNotFound,
-};
+pub use controller::{Controller, Founding};
 pub use describe::{ConfigSource, DescribedConfig, DescribedSynonym};
 pub use node::{Node, NodeNotFound, NodeRegistration, RegisterNodeError};
+pub use outcome::{AllocateError, CreatePartitionsError, FoundingError, Outcome, ProducerIds, TopicNotFound};
 pub use settings::broker::BrokerSettings;
 pub use settings::topic::{MessageTimestampType, TopicCompression, TopicSettings};
 pub use settings::{Setting, SettingKind};

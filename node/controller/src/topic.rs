@@ -173,7 +173,7 @@ impl Topics {
     }
 
     /// The topics whose name is `name` or comes after it.
-    pub(crate) fn from_name(&self, name: &str) -> impl Iterator<Item = &Arc<Topic>> {
+    pub(crate) fn iter_from(&self, name: &str) -> impl Iterator<Item = &Arc<Topic>> {
         let from = (std::ops::Bound::Included(name), std::ops::Bound::Unbounded);
         self.by_name.range::<str, _>(from).map(|(_, topic)| topic)
     }
