@@ -49,11 +49,14 @@ const HAS_RELEASED: u8 = 8;
 const HAS_DAMAGE: u8 = 16;
 
 impl Checkpoint {
+    /// Bytes that one shard takes at most, its vote not counted.
+    pub(crate) const SHARD_BYTES_MAX: u64 = 96;
+
     /// Bytes that a checkpoint of these shards takes at most.
     pub(crate) fn bytes_max(shards: &BTreeMap<ShardId, ShardMark>) -> u64 {
         20 + shards
             .values()
-            .map(|mark| 96 + mark.vote.as_ref().map_or(0, Bytes::len) as u64)
+            .map(|mark| Self::SHARD_BYTES_MAX + mark.vote.as_ref().map_or(0, Bytes::len) as u64)
             .sum::<u64>()
     }
 

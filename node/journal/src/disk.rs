@@ -115,13 +115,16 @@ impl Disk for RealDisk {
         for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
             let metadata = entry.metadata()?;
-            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
-                if name != LOCK_NAME {
-                    files.push(FileEntry {
-                        name,
-                        bytes: metadata.len(),
-                    });
-                }
+            let name = entry
+                .file_name()
+                .into_string()
+                .ok()
+                .filter(|name| name != LOCK_NAME);
+            if let (true, Some(name)) = (metadata.is_file(), name) {
+                files.push(FileEntry {
+                    name,
+                    bytes: metadata.len(),
+                });
             }
         }
         Ok(files)

@@ -25,7 +25,7 @@ impl Writer {
                 .inspect_err(|error| {
                     shared
                         .queue
-                        .poison(&format!("cannot start the journal's keeper: {error}"))
+                        .poison(&format!("cannot start the journal's keeper: {error}"));
                 })
                 .ok()
         });

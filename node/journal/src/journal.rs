@@ -169,7 +169,7 @@ impl Journal {
         let mut state = state.lock();
         let ticket = state.next_ticket();
         let refused = self.push(shard, ticket, Action::Vote(vote.clone()), done, || {
-            state.vote = Some(vote)
+            state.vote = Some(vote);
         });
         drop(state);
         refuse(refused);
@@ -201,7 +201,7 @@ impl Journal {
         let mut state = state.lock();
         let ticket = state.next_ticket();
         let refused = self.push(shard, ticket, Action::Purge(through), done, || {
-            state.purge(through)
+            state.purge(through);
         });
         drop(state);
         refuse(refused);

@@ -45,6 +45,16 @@ impl Next {
         }
     }
 
+    /// Whether a file is wanted, and if so, the caller's to bring.
+    fn reserve(&self) -> bool {
+        let mut state = self.state.lock();
+        let wanted = matches!(*state, State::Wanted);
+        if wanted {
+            *state = State::Busy;
+        }
+        wanted
+    }
+
     fn put(&self, state: State) {
         *self.state.lock() = state;
         self.changed.notify_all();
@@ -120,7 +130,6 @@ impl Keeper {
         match self.retire() {
             Ok(true) => return true,
             Ok(false) => {}
-            // The file stays in the directory, not in the table: it goes at the next opening.
             Err(error) => tracing::warn!(%error, "journal: cannot remove an old file"),
         }
         match self.prepare() {
@@ -210,36 +219,46 @@ impl Keeper {
                 .lock()
                 .drop_file(u32::try_from(oldest).expect("checked when opened or made"));
         }
-        shared.counters.files_retired.fetch_add(1, Relaxed);
-        let mut next = shared.next.state.lock();
         // A reader that still holds the file must not see it change under its hands.
-        let reusable = matches!(*next, State::Wanted)
-            && Arc::strong_count(&file) == 1
-            && file.bytes == shared.settings.file_bytes;
-        if !reusable {
-            drop(next);
-            shared.disk.remove(&name_of(oldest))?;
-            shared.disk.sync_dir()?;
-            return Ok(true);
+        let reusable = Arc::strong_count(&file) == 1
+            && file.bytes == shared.settings.file_bytes
+            && shared.next.reserve();
+        let name = name_of(oldest);
+        let changed = if reusable {
+            shared.disk.rename(&name, SPARE_NAME)
+        } else {
+            shared.disk.remove(&name)
+        };
+        let synced = changed.as_ref().map(|()| shared.disk.sync_dir());
+        if let Ok(Err(error)) = &synced {
+            // Younger files must not go before this name is known to be gone.
+            shared
+                .queue
+                .poison(&format!("syncing the journal's directory: {error}"));
         }
-        *next = State::Busy;
-        drop(next);
-        let renamed = shared
-            .disk
-            .rename(&name_of(oldest), SPARE_NAME)
-            .and_then(|()| shared.disk.sync_dir());
-        let disk_file = file.disk_file.clone();
-        shared.next.put(match renamed {
-            Ok(()) => State::Ready(Prepared {
-                disk_file,
+        let done = matches!(synced, Ok(Ok(())));
+        if reusable {
+            let prepared = Prepared {
+                disk_file: file.disk_file.clone(),
                 bytes: file.bytes,
                 zeroed_to: file.bytes,
-            }),
-            Err(_) => State::Wanted,
-        });
-        renamed?;
-        shared.queue.set_full(None);
-        Ok(true)
+            };
+            shared.next.put(if done {
+                State::Ready(prepared)
+            } else {
+                State::Wanted
+            });
+        }
+        if done {
+            shared.counters.files_retired.fetch_add(1, Relaxed);
+            if reusable {
+                shared.queue.set_full(None);
+            }
+        } else {
+            // Still the oldest: tried again.
+            shared.files.insert(file);
+        }
+        changed.map(|()| true)
     }
 
     /// With `Durability::Memory`: makes durable what was written since the last time.

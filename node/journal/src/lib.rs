@@ -25,13 +25,16 @@
 
 #![forbid(unsafe_code)]
 
+mod active;
 mod checkpoint;
 mod directory;
 mod disk;
 mod driver;
 mod error;
+mod faulty_disk;
 mod file;
 mod frame;
+pub mod inspect;
 mod journal;
 mod keeper;
 mod payload;
@@ -47,6 +50,7 @@ mod writer;
 
 pub use disk::{Disk, DiskFile, FileEntry, RealDisk};
 pub use error::{Damage, DamageReason, JournalError, OpenError, ReadError};
+pub use faulty_disk::{DiskCall, Fault, FaultyDisk};
 pub use journal::{Done, Journal};
 pub use payload::{Entry, Payload};
 pub use settings::{Durability, JournalSettings};

@@ -44,6 +44,8 @@ pub(crate) fn recover(disk: &dyn Disk, settings: &JournalSettings) -> Result<Rec
     let listed = disk.list().map_err(failed("cannot list the directory"))?;
     let mut numbers: Vec<u64> = listed.iter().filter_map(|entry| number_of(&entry.name)).collect();
     numbers.sort_unstable();
+    // A name may be seen that is not durable yet, if the process before ended over it.
+    disk.sync_dir().map_err(failed("cannot sync the directory"))?;
     let has = |name: &str| listed.iter().find(|entry| entry.name == name);
     if let Some(spare) = has(SPARE_NAME).filter(|spare| spare.bytes != settings.file_bytes) {
         disk.remove(&spare.name)
@@ -63,6 +65,7 @@ pub(crate) fn recover(disk: &dyn Disk, settings: &JournalSettings) -> Result<Rec
     let mut replay = Replay::default();
     let mut active = None;
     let mut generation = 0;
+    let mut previous = None;
     for number in &numbers {
         if *number == 0 || *number > u64::from(u32::MAX) {
             return Err(OpenError::Foreign(format!(
@@ -72,15 +75,17 @@ pub(crate) fn recover(disk: &dyn Disk, settings: &JournalSettings) -> Result<Rec
         let what = format!("cannot read file {number:016x}");
         let file = Arc::new(JournalFile::open(disk, journal_id, *number).map_err(failed(&what))?);
         files.insert(file.clone());
-        let oldest = number == &numbers[0];
         let newest = Some(number) == numbers.last();
-        let end = recover_file(&file, oldest, newest, &mut replay).map_err(failed(&what))?;
+        replay.begin_file(*number, previous);
+        previous = Some(*number);
+        let end = recover_file(&file, newest, &mut replay).map_err(failed(&what))?;
         generation = generation.max(end.generation);
         active = end.resumed;
     }
     if let Some(resumed) = &active {
         generation = generation.max(resumed.generation_max);
-        rewrite(&resumed.resumed, resumed.proven).map_err(failed("cannot make the tail durable again"))?;
+        rewrite(&resumed.resumed.file, resumed.proven, resumed.resumed.end)
+            .map_err(failed("cannot make the tail durable again"))?;
     }
     let damaged = replay.finish();
     Ok(Recovered {
@@ -106,16 +111,9 @@ struct FileEnd {
     resumed: Option<Unproven>,
 }
 
-fn recover_file(
-    file: &Arc<JournalFile>,
-    oldest: bool,
-    newest: bool,
-    replay: &mut Replay,
-) -> io::Result<FileEnd> {
-    if oldest && file.number == 1 {
-        replay.begin();
-    }
-    if let Some(footer) = read_footer(file)? {
+fn recover_file(file: &Arc<JournalFile>, newest: bool, replay: &mut Replay) -> io::Result<FileEnd> {
+    // A footer whose sync no successor proves may have outlived the frames it lists.
+    if let Some(footer) = if newest { None } else { read_footer(file)? } {
         if let Some(checkpoint) = read_first_checkpoint(file)? {
             replay.checkpoint(file.number, 0, checkpoint);
         }
@@ -173,7 +171,7 @@ fn recover_file(
             "journal: the footer of a sealed file is unreadable, its frames were read one by one"
         );
     }
-    let resumed = (newest && !end.sealed).then(|| Unproven {
+    let resumed = newest.then(|| Unproven {
         resumed: Resumed {
             file: file.clone(),
             end: end.end,
@@ -279,19 +277,16 @@ fn read_first_checkpoint(file: &JournalFile) -> io::Result<Option<Checkpoint>> {
 
 /// Writes what no later frame proves synced once more. After a failed sync the kernel may hold pages as
 /// clean that never reached the disk; the process that ended over it left them in the page cache.
-fn rewrite(resumed: &Resumed, proven: u64) -> io::Result<()> {
-    let mut at = proven;
+fn rewrite(file: &JournalFile, from: u64, end: u64) -> io::Result<()> {
+    let mut at = from;
     let mut chunk = vec![0; 1 << 20];
-    while at < resumed.end {
-        let len = usize::try_from((resumed.end - at).min(chunk.len() as u64)).expect("at most 1 MiB");
-        resumed.file.disk_file.read_at(at, &mut chunk[..len])?;
-        resumed
-            .file
-            .disk_file
-            .write_at(at, &mut [IoSlice::new(&chunk[..len])])?;
+    while at < end {
+        let len = usize::try_from((end - at).min(chunk.len() as u64)).expect("at most 1 MiB");
+        file.disk_file.read_at(at, &mut chunk[..len])?;
+        file.disk_file.write_at(at, &mut [IoSlice::new(&chunk[..len])])?;
         at += len as u64;
     }
-    resumed.file.disk_file.sync_data()
+    file.disk_file.sync_data()
 }
 
 const ID_MAGIC: &[u8; 8] = b"MJID\x01\0\0\0";

@@ -22,6 +22,8 @@ pub(crate) struct Replay {
     older: BTreeMap<ShardId, RaftIndex>,
     /// Where a base was missed.
     unbased_at: Option<Damage>,
+    /// The file before this one is not there.
+    after_hole: bool,
 }
 
 impl Replay {
@@ -78,6 +80,11 @@ impl Replay {
                 let last = (frame.flags & FLAG_EMPTY == 0).then_some(frame.position);
                 log.truncate_after(last.map(|last| last.index));
                 mark.last = last;
+                match (self.older.get_mut(&frame.shard), last) {
+                    (Some(older), Some(last)) => *older = last.index.min(*older),
+                    (Some(_), None) => drop(self.older.remove(&frame.shard)),
+                    (None, _) => {}
+                }
             }
             FrameKind::Purge => {
                 log.purge(frame.position);
@@ -98,6 +105,9 @@ impl Replay {
     /// Compares what was rebuilt with what the writer knew at this place, and takes over what frames
     /// do not say.
     pub(crate) fn checkpoint(&mut self, file: u64, at: u64, checkpoint: Checkpoint) {
+        // Files are deleted oldest first, but a deletion may fail to last. What a missing file said is in this
+        // checkpoint; the last checks find whether entries are missed.
+        let after_hole = std::mem::take(&mut self.after_hole);
         let lost = Damage {
             file,
             position: at,
@@ -116,7 +126,9 @@ impl Replay {
                 continue;
             }
             if mark.sequence < said.sequence {
-                mark.damaged.get_or_insert(lost);
+                if !after_hole {
+                    mark.damaged.get_or_insert(lost);
+                }
                 if let Some(purged) = said.purged {
                     log.purge(purged);
                 }
@@ -134,9 +146,11 @@ impl Replay {
         self.unbased_at = None;
     }
 
-    /// The journal begins here: no shard had anything before.
-    pub(crate) fn begin(&mut self) {
-        self.based = true;
+    /// The next frames are from this file; `previous` was the one before, if any.
+    pub(crate) fn begin_file(&mut self, number: u64, previous: Option<u64>) {
+        // Before the very first file no shard had anything.
+        self.based |= number == 1;
+        self.after_hole = previous.is_some_and(|previous| previous + 1 != number);
     }
 
     /// The last checks, when all frames are in. Returns damage that concerns any shard whatever, known or not.

@@ -37,8 +37,6 @@ pub(crate) struct ScanEnd {
     pub(crate) generation_max: u32,
     /// There was something after `end` that began like a frame and was cut off as a torn write.
     pub(crate) torn: bool,
-    /// A footer with a good checksum was read; nothing may be appended.
-    pub(crate) sealed: bool,
 }
 
 /// What is known about a file before it is read.
@@ -90,6 +88,10 @@ fn scan_frames(
             {
                 end.generation = header.generation;
                 end.proven = end.proven.max(u64::from(header.synced_to));
+                if header.kind == FrameKind::Footer && payload_ok {
+                    // Without its trailer a file is not sealed: the footer may be written over.
+                    return Ok(end);
+                }
                 let small = header.kind != FrameKind::Entry && header.kind != FrameKind::Footer;
                 let payload = if payload_ok && small {
                     Some(window.payload(at, &header)?)
@@ -104,10 +106,6 @@ fn scan_frames(
                 });
                 at += header.frame_bytes();
                 end.end = at;
-                if header.kind == FrameKind::Footer && payload_ok {
-                    end.sealed = true;
-                    return Ok(end);
-                }
                 if !go_on {
                     return Ok(end);
                 }

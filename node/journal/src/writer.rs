@@ -1,7 +1,7 @@
 //! The one who writes: rounds of one gathered write and one sync for everything that waits.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{self, IoSlice};
+use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,16 +9,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use meridian_types::{LogPosition, RaftIndex, ShardId};
 
+use crate::active::{ActiveFile, Stamp};
 use crate::checkpoint::{Checkpoint, ShardMark};
-use crate::directory::{DirectoryWriter, LISTED_BYTES_MAX};
+use crate::directory::LISTED_BYTES_MAX;
 use crate::error::{JournalError, OpenError};
 use crate::file::{JournalFile, SPARE_NAME, name_of};
-use crate::frame::{ALIGN_BYTES, FLAG_EMPTY, FrameKind, HEADER_BYTES, Header, crc32c, frame_bytes, salt_of};
+use crate::frame::{FLAG_EMPTY, FrameKind, Header, crc32c, frame_bytes, salt_of};
 use crate::journal::Shared;
 use crate::keeper::Keeper;
 use crate::payload::Payload;
 use crate::queue::{Action, Operation};
-use crate::recovery::{Resumed, encode_footer, failed, listed};
+use crate::recovery::{Resumed, encode_footer, failed};
 use crate::settings::Durability;
 
 /// What one round did.
@@ -46,37 +47,18 @@ pub struct Writer {
     shared: Arc<Shared>,
     keeper: Option<Keeper>,
     generation: u32,
-    active: Option<Active>,
+    active: Option<ActiveFile>,
     /// Number of the newest file.
     newest: u64,
     /// Every shard as the frames written so far leave it.
     marks: BTreeMap<ShardId, ShardMark>,
+    /// Bytes that a checkpoint of `marks` takes at most.
+    checkpoint_bytes_max: u64,
     /// Operations taken from the queue that found no room.
     stalled: Vec<Operation>,
     /// Entries in the cache that are written, oldest first.
     evictable: VecDeque<(ShardId, u64, u64)>,
     stopped: bool,
-}
-
-/// The file being written.
-struct Active {
-    file: Arc<JournalFile>,
-    /// End of the frames laid out so far; those not written yet are in `frames`.
-    end: u64,
-    /// End of what is written.
-    written: u64,
-    /// End of what is synced.
-    synced: u64,
-    /// End of what a written frame proves synced.
-    proven: u64,
-    zeroed_to: u64,
-    directory: DirectoryWriter,
-    frames: Vec<Frame>,
-}
-
-struct Frame {
-    header: [u8; HEADER_BYTES as usize],
-    payload: Payload,
 }
 
 /// An entry's place, to be told to its shard when it is there.
@@ -107,22 +89,13 @@ impl Writer {
         newest: u64,
         generation: u32,
     ) -> Result<Self, OpenError> {
-        let active = resumed.map(|resumed| Active {
-            end: resumed.end,
-            written: resumed.end,
-            synced: resumed.end,
-            proven: 0,
-            zeroed_to: resumed.end,
-            file: resumed.file,
-            directory: resumed.directory,
-            frames: Vec::new(),
-        });
         let mut writer = Self {
             keeper: Some(Keeper::new(shared.clone())),
             shared,
             generation,
-            active,
+            active: resumed.map(ActiveFile::resumed),
             newest,
+            checkpoint_bytes_max: Checkpoint::bytes_max(&marks),
             marks,
             stalled: Vec::new(),
             evictable: VecDeque::new(),
@@ -229,10 +202,7 @@ impl Writer {
     /// Writes a frame whose only use is to prove the last round synced. It is not synced itself: if it is lost,
     /// the last round is unproven as before.
     fn marker(&mut self) -> io::Result<bool> {
-        let unproven = self
-            .active
-            .as_ref()
-            .is_some_and(|active| active.synced > active.proven);
+        let unproven = self.active.as_ref().is_some_and(ActiveFile::is_unproven);
         if !unproven || !self.fits(0, false) {
             return Ok(false);
         }
@@ -325,6 +295,7 @@ impl Writer {
                 let payload = Payload::from(vote.clone());
                 self.lay_shard(shard, FrameKind::Vote, 0, none, &payload, crc32c(vote))?;
                 self.mark(shard).vote = Some(vote.clone());
+                self.checkpoint_bytes_max = Checkpoint::bytes_max(&self.marks);
             }
             Action::Truncate(last) => {
                 let flags = if last.is_none() { FLAG_EMPTY } else { 0 };
@@ -362,6 +333,9 @@ impl Writer {
     }
 
     fn mark(&mut self, shard: ShardId) -> &mut ShardMark {
+        if !self.marks.contains_key(&shard) {
+            self.checkpoint_bytes_max += Checkpoint::SHARD_BYTES_MAX;
+        }
         self.marks.entry(shard).or_default()
     }
 
@@ -399,15 +373,15 @@ impl Writer {
         let mark = self.mark(shard);
         mark.sequence += 1;
         let sequence = mark.sequence;
-        let at = self.lay_frame(payload, |active, generation| Header {
-            salt: active.file.salt,
+        let at = self.lay_frame(payload, |stamp, generation| Header {
+            salt: stamp.salt,
             generation,
             kind,
             flags,
             shard,
             payload_len: u32::try_from(payload_len).expect("bounded by the file"),
             payload_crc,
-            synced_to: u32::try_from(active.synced).expect("files are at most 2 GiB"),
+            synced_to: stamp.synced_to,
             sequence,
             position,
         });
@@ -416,42 +390,20 @@ impl Writer {
 
     /// Lays out a frame that belongs to no shard. The caller saw to it that it fits.
     fn lay_node(&mut self, kind: FrameKind, payload: Bytes, index: u64) -> u64 {
-        let payload_crc = crc32c(&payload);
-        let payload_len = u32::try_from(payload.len()).expect("bounded by the file");
-        self.lay_frame(&Payload::from(payload), |active, generation| Header {
-            salt: active.file.salt,
-            generation,
-            kind,
-            flags: 0,
-            shard: ShardId(0),
-            payload_len,
-            payload_crc,
-            synced_to: u32::try_from(active.synced).expect("files are at most 2 GiB"),
-            sequence: 0,
-            position: LogPosition {
-                index: RaftIndex(index),
-                ..LogPosition::default()
-            },
+        let bytes = payload.clone();
+        self.lay_frame(&Payload::from(payload), |stamp, generation| {
+            node_header(kind, stamp, generation, &bytes, index)
         })
     }
 
-    fn lay_frame(&mut self, payload: &Payload, header: impl FnOnce(&Active, u32) -> Header) -> u64 {
-        let generation = self.generation;
+    fn lay_frame(&mut self, payload: &Payload, header: impl FnOnce(Stamp, u32) -> Header) -> u64 {
         let behind = self.shared.behind.lock().synced;
+        let generation = self.generation;
         let active = self.active.as_mut().expect("a frame fits only into a file");
         if behind.0 == active.file.number {
-            active.synced = active.synced.max(behind.1);
+            active.synced_behind(behind.1);
         }
-        let header = header(active, generation);
-        let at = active.end;
-        active.directory.push(&listed(at, &header, true));
-        active.end += header.frame_bytes();
-        active.proven = active.proven.max(active.synced);
-        active.frames.push(Frame {
-            header: header.encode(),
-            payload: payload.clone(),
-        });
-        at
+        active.lay(payload, |stamp| header(stamp, generation))
     }
 
     /// Whether a frame leaves room for what the file must end with; entries leave the reserve too.
@@ -461,16 +413,13 @@ impl Writer {
             .is_some_and(|room| room >= frame_bytes(payload_len) + LISTED_BYTES_MAX + reserve)
     }
 
-    /// Bytes left before the footer, if it were written now.
     fn room(&self) -> Option<u64> {
-        let active = self.active.as_ref()?;
-        let footer = frame_bytes(4 + Checkpoint::bytes_max(&self.marks) + active.directory.len());
-        active.file.bytes.checked_sub(active.end + footer + HEADER_BYTES)
+        self.active.as_ref()?.room(self.checkpoint_bytes_max)
     }
 
     /// Kept for votes, truncations, purges and checkpoints while there is no next file.
     fn reserve_bytes(&self) -> u64 {
-        let checkpoint = frame_bytes(Checkpoint::bytes_max(&self.marks));
+        let checkpoint = frame_bytes(self.checkpoint_bytes_max);
         (self.shared.settings.file_bytes / 16).min(64 << 10) + checkpoint
     }
 
@@ -502,16 +451,7 @@ impl Writer {
             disk_file: prepared.disk_file,
         });
         self.newest = number;
-        self.active = Some(Active {
-            file: file.clone(),
-            end: 0,
-            written: 0,
-            synced: 0,
-            proven: 0,
-            zeroed_to: prepared.zeroed_to,
-            directory: DirectoryWriter::default(),
-            frames: Vec::new(),
-        });
+        self.active = Some(ActiveFile::new(file.clone(), prepared.zeroed_to));
         let begin = match self.checkpoint_in_place() {
             Ok(()) => self.write().and_then(|()| self.sync()),
             Err(LayError::Io(error)) => Err(error),
@@ -527,7 +467,7 @@ impl Writer {
     }
 
     fn checkpoint_in_place(&mut self) -> Result<(), LayError> {
-        if !self.fits(Checkpoint::bytes_max(&self.marks), false) {
+        if !self.fits(self.checkpoint_bytes_max, false) {
             return Err(LayError::NoRoom);
         }
         let payload = self.encode_checkpoint();
@@ -547,37 +487,16 @@ impl Writer {
     /// Ends the active file with its footer, durably. Whatever durability is set: a file with a successor is
     /// synced, recovery relies on it.
     fn seal(&mut self) -> io::Result<()> {
-        if self.active.is_none() {
-            return Ok(());
-        }
-        let checkpoint = self.encode_checkpoint();
         let Some(active) = &self.active else { return Ok(()) };
-        let footer = encode_footer(&checkpoint, &active.directory.finish());
+        let directory = active.directory();
+        let footer = encode_footer(&self.encode_checkpoint(), &directory);
         let at = self.lay_node(FrameKind::Footer, footer.into(), 0);
         self.write()?;
-        let generation = self.generation;
-        let Some(active) = &mut self.active else {
-            return Ok(());
-        };
-        let trailer = Header {
-            salt: active.file.salt,
-            generation,
-            kind: FrameKind::Trailer,
-            flags: 0,
-            shard: ShardId(0),
-            payload_len: 0,
-            payload_crc: crc32c(&[]),
-            synced_to: u32::try_from(active.synced).expect("files are at most 2 GiB"),
-            sequence: 0,
-            position: LogPosition {
-                index: RaftIndex(at),
-                ..LogPosition::default()
-            },
-        };
-        active.file.disk_file.write_at(
-            active.file.bytes - HEADER_BYTES,
-            &mut [IoSlice::new(&trailer.encode())],
-        )?;
+        if let Some(active) = &mut self.active {
+            let stamp = active.stamp();
+            let trailer = node_header(FrameKind::Trailer, stamp, self.generation, &[], at);
+            active.write_trailer(&trailer)?;
+        }
         let memory = self.shared.settings.durability == Durability::Memory;
         if memory {
             self.shared.begin_sync();
@@ -589,32 +508,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the frames laid out, in one call, with zeros ahead of them where the file is fresh.
     fn write(&mut self) -> io::Result<()> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
-        if active.frames.is_empty() {
-            return Ok(());
-        }
-        active.zero_ahead()?;
-        const PADDING: [u8; ALIGN_BYTES as usize] = [0; ALIGN_BYTES as usize];
-        let mut slices = Vec::with_capacity(active.frames.len() * 3);
-        for frame in &active.frames {
-            slices.push(IoSlice::new(&frame.header));
-            slices.extend(frame.payload.parts().iter().map(|part| IoSlice::new(part)));
-            let padding = frame.payload.len().next_multiple_of(PADDING.len()) - frame.payload.len();
-            if padding > 0 {
-                slices.push(IoSlice::new(&PADDING[..padding]));
-            }
-        }
-        active.file.disk_file.write_at(active.written, &mut slices)?;
-        self.shared
-            .counters
-            .written_bytes
-            .fetch_add(active.end - active.written, Relaxed);
-        active.frames.clear();
-        active.written = active.end;
+        let bytes = active.write()?;
+        self.shared.counters.written_bytes.fetch_add(bytes, Relaxed);
         Ok(())
     }
 
@@ -622,8 +521,7 @@ impl Writer {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
-        active.file.disk_file.sync_data()?;
-        active.synced = active.written;
+        active.sync()?;
         self.shared.counters.syncs.fetch_add(1, Relaxed);
         Ok(())
     }
@@ -659,7 +557,7 @@ impl Writer {
             self.shared.poke_keeper();
         }
         if let Some(active) = &self.active {
-            self.shared.behind.lock().written = Some((active.file.clone(), active.written));
+            self.shared.behind.lock().written = Some((active.file.clone(), active.written()));
         }
     }
 
@@ -688,6 +586,24 @@ impl Writer {
     }
 }
 
+fn node_header(kind: FrameKind, stamp: Stamp, generation: u32, payload: &[u8], index: u64) -> Header {
+    Header {
+        salt: stamp.salt,
+        generation,
+        kind,
+        flags: 0,
+        shard: ShardId(0),
+        payload_len: u32::try_from(payload.len()).expect("bounded by the file"),
+        payload_crc: crc32c(payload),
+        synced_to: stamp.synced_to,
+        sequence: 0,
+        position: LogPosition {
+            index: RaftIndex(index),
+            ..LogPosition::default()
+        },
+    }
+}
+
 /// Tells operations in order that they failed.
 fn fail(shared: &Shared, operations: Vec<Operation>, error: &JournalError) {
     for operation in operations {
@@ -707,36 +623,5 @@ impl Drop for Writer {
         let mut operations = mem::take(&mut self.stalled);
         self.shared.queue.take(usize::MAX, &mut operations);
         fail(&self.shared, operations, &JournalError::Stopped);
-    }
-}
-
-/// Zeros written at a time ahead of the frames in a file that was not prepared.
-const ZERO_AHEAD_BYTES: u64 = 1 << 20;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
-impl Active {
-    /// Writes zeros behind the frames about to be written, so that the rounds to come write over blocks the
-    /// file system has already noted as written.
-    fn zero_ahead(&mut self) -> io::Result<()> {
-        if self.end < self.zeroed_to || self.zeroed_to >= self.file.bytes {
-            return Ok(());
-        }
-        let until = (self.end + ZERO_AHEAD_BYTES)
-            .next_multiple_of(4096)
-            .min(self.file.bytes);
-        let mut at = self.end;
-        while at < until {
-            let mut slices = Vec::new();
-            let mut to = at;
-            while to < until && slices.len() < 16 {
-                let len = usize::try_from((until - to).min(ZEROS.len() as u64)).expect("64 KiB at most");
-                slices.push(IoSlice::new(&ZEROS[..len]));
-                to += len as u64;
-            }
-            self.file.disk_file.write_at(at, &mut slices)?;
-            at = to;
-        }
-        self.zeroed_to = until;
-        Ok(())
     }
 }

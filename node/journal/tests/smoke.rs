@@ -1,5 +1,7 @@
 //! The journal on a real directory, with its threads.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -61,7 +63,7 @@ fn what_was_acknowledged_is_there_after_a_restart() {
                     index: RaftIndex(10),
                 },
                 done,
-            )
+            );
         })
         .unwrap();
         assert!(journal.usage().files >= 5, "rolled: {:?}", journal.usage());
