@@ -1,0 +1,51 @@
+//! AlterConfigs: all configs of a resource at once; what is not named goes back to its default.
+
+use meridian_controller::ConfigOp;
+use meridian_wire::alter_configs::{AlterConfigsResource, AlterConfigsResourceResponse};
+use meridian_wire::{AlterConfigsRequest, AlterConfigsResponse, ErrorCode};
+
+use crate::context::Caller;
+use crate::handlers::config_resource::{self, Alteration};
+
+pub(crate) async fn handle(caller: &Caller, request: AlterConfigsRequest) -> AlterConfigsResponse {
+    let alterations = request.resources.iter().map(alteration).collect();
+    let outcomes = config_resource::alter(caller, alterations, true, request.validate_only).await;
+    let responses = request
+        .resources
+        .into_iter()
+        .zip(outcomes)
+        .map(|(resource, outcome)| {
+            let (error, message) = match outcome {
+                Ok(()) => (ErrorCode::None, None),
+                Err((error, message)) => (error, Some(message.into())),
+            };
+            AlterConfigsResourceResponse {
+                error_code: caller.code(error),
+                error_message: message,
+                resource_type: resource.resource_type,
+                resource_name: resource.resource_name,
+            }
+        });
+    AlterConfigsResponse {
+        responses: responses.collect(),
+        ..Default::default()
+    }
+}
+
+fn alteration(resource: &AlterConfigsResource) -> Alteration {
+    let op = |config: &meridian_wire::alter_configs::AlterableConfig| match &config.value {
+        Some(value) => Ok(ConfigOp::Set {
+            name: config.name.to_string(),
+            value: value.to_string(),
+        }),
+        None => Err((
+            ErrorCode::InvalidConfig,
+            format!("config '{}' has no value", config.name),
+        )),
+    };
+    Alteration {
+        kind: resource.resource_type,
+        name: resource.resource_name.to_string(),
+        ops: resource.configs.iter().map(op).collect(),
+    }
+}

@@ -1,0 +1,126 @@
+//! Metadata: brokers, topics and who leads each partition. Creates topics that are asked for, where that is wanted.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use meridian_controller::{Controller, Topic};
+use meridian_types::{Partition, TopicId, Uuid};
+use meridian_wire::metadata::{
+    MetadataRequestTopic, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use meridian_wire::{ErrorCode, MetadataRequest, MetadataResponse, Str};
+
+use crate::catalog::{self, ShardView};
+use crate::context::Caller;
+use crate::topic_creation;
+
+/// First version that may name topics by id; 10 and 11 have the field and may not use it.
+const TOPIC_IDS_FROM: i16 = 12;
+
+pub(crate) async fn handle(caller: &Caller, request: MetadataRequest) -> MetadataResponse {
+    // Version 0 asks for all topics by naming none.
+    let asked = request
+        .topics
+        .filter(|topics| caller.version > 0 || !topics.is_empty());
+    // Versions before 4 cannot say no.
+    if let Some(topics) = &asked
+        && (caller.version < 4 || request.allow_auto_topic_creation)
+    {
+        create_missing(caller, topics).await;
+    }
+    let view = ShardView::new(caller);
+    let topics = {
+        let controller = caller.context.region.controller();
+        match asked {
+            None => controller.topics().map(|topic| described(&view, topic)).collect(),
+            Some(topics) => topics
+                .into_iter()
+                .map(|topic| answer(caller, &controller, &view, topic))
+                .collect(),
+        }
+    };
+    let brokers = view.nodes.iter().map(|node| MetadataResponseBroker {
+        node_id: node.id.0.cast_signed(),
+        host: node.endpoint.host.clone().into(),
+        port: node.endpoint.port.into(),
+        rack: node.rack.clone().map(Str::from),
+    });
+    MetadataResponse {
+        brokers: brokers.collect(),
+        cluster_id: Some(catalog::cluster_id(caller)),
+        controller_id: catalog::controller_id(caller),
+        topics,
+        ..Default::default()
+    }
+}
+
+async fn create_missing(caller: &Caller, topics: &[MetadataRequestTopic]) {
+    let missing: BTreeSet<String> = {
+        if !caller.context.configs().auto_create_topics {
+            return;
+        }
+        let controller = caller.context.region.controller();
+        let names = topics.iter().filter_map(|topic| topic.name.as_deref());
+        names
+            .filter(|name| controller.topic(name).is_none())
+            .map(str::to_owned)
+            .collect()
+    };
+    if !missing.is_empty() {
+        topic_creation::create_on_demand(caller, missing).await;
+    }
+}
+
+fn answer(
+    caller: &Caller,
+    controller: &Controller,
+    view: &ShardView,
+    asked: MetadataRequestTopic,
+) -> MetadataResponseTopic {
+    let by_id = asked.topic_id != Uuid::nil();
+    let refused = |error: ErrorCode, name: Option<Str>| MetadataResponseTopic {
+        error_code: caller.code(error),
+        name: name.or((caller.version < TOPIC_IDS_FROM).then_some(Str::EMPTY)),
+        topic_id: asked.topic_id,
+        ..Default::default()
+    };
+    if caller.version < TOPIC_IDS_FROM && (by_id || asked.name.is_none()) {
+        return refused(ErrorCode::InvalidRequest, asked.name);
+    }
+    match (asked.name, by_id) {
+        (Some(name), _) => match controller.topic(&name) {
+            Some(topic) => described(view, topic),
+            None if catalog::is_valid_name(&name) => refused(ErrorCode::UnknownTopicOrPartition, Some(name)),
+            None => refused(ErrorCode::InvalidTopicException, Some(name)),
+        },
+        (None, true) => match controller.topic_by_id(TopicId(asked.topic_id)) {
+            Some(topic) => described(view, topic),
+            None => refused(ErrorCode::UnknownTopicId, None),
+        },
+        (None, false) => refused(ErrorCode::InvalidRequest, None),
+    }
+}
+
+fn described(view: &ShardView, topic: &Arc<Topic>) -> MetadataResponseTopic {
+    let partition = |index: u32| {
+        let shard = view.of(Partition {
+            topic: topic.id,
+            index,
+        });
+        MetadataResponsePartition {
+            error_code: shard.error().code(),
+            partition_index: index.cast_signed(),
+            leader_id: shard.leader_id(),
+            leader_epoch: shard.leader_epoch(),
+            replica_nodes: shard.replicas.clone(),
+            isr_nodes: shard.replicas.clone(),
+            offline_replicas: Vec::new(),
+        }
+    };
+    MetadataResponseTopic {
+        name: Some(Str::from(topic.name.to_string())),
+        topic_id: topic.id.0,
+        partitions: (0..topic.partitions).map(partition).collect(),
+        ..Default::default()
+    }
+}

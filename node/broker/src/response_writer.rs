@@ -1,0 +1,188 @@
+//! Writes responses, several at a time, without copying their records.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use thiserror::Error;
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::time::{Instant, timeout};
+
+use crate::budget::ByteLease;
+use crate::settings::Limits;
+
+/// Segments handed to the kernel in one call.
+const SEGMENTS_PER_WRITE: usize = 256;
+/// Above this it does not pay to wait for one more response.
+const COALESCED_BYTES_MAX: usize = 1 << 20;
+
+/// Collects responses and writes them with as few system calls as their segments allow.
+pub(crate) struct ResponseWriter {
+    socket: OwnedWriteHalf,
+    segments: VecDeque<Bytes>,
+    bytes: usize,
+    /// Memory of what is collected; given back when it is written.
+    leases: Vec<ByteLease>,
+    write_timeout: Duration,
+    bytes_per_second_min: usize,
+}
+
+/// One encoded response with the memory it holds.
+pub(crate) struct EncodedResponse {
+    pub(crate) segments: Vec<Bytes>,
+    pub(crate) lease: Option<ByteLease>,
+}
+
+/// Why a response did not reach its peer. The connection is to be closed.
+#[derive(Debug, Error)]
+pub(crate) enum WriteError {
+    /// The socket failed, mostly because the peer is gone.
+    #[error("writing failed: {0}")]
+    Io(#[from] std::io::Error),
+    /// The peer does not read.
+    #[error("the peer did not take its responses in time, {bytes_left} bytes were left")]
+    TooSlow { bytes_left: usize },
+}
+
+impl ResponseWriter {
+    pub(crate) fn new(socket: OwnedWriteHalf, limits: &Limits) -> Self {
+        Self {
+            socket,
+            segments: VecDeque::new(),
+            bytes: 0,
+            leases: Vec::new(),
+            write_timeout: limits.write_timeout,
+            bytes_per_second_min: limits.write_bytes_per_second_min.max(1),
+        }
+    }
+
+    /// Adds a response behind those collected.
+    pub(crate) fn push(&mut self, response: EncodedResponse) {
+        self.leases.extend(response.lease);
+        for segment in response.segments {
+            self.bytes += segment.len();
+            self.segments.push_back(segment);
+        }
+    }
+
+    /// Whether there is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Whether enough is collected to write it now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= COALESCED_BYTES_MAX || self.segments.len() >= SEGMENTS_PER_WRITE
+    }
+
+    /// Writes all that is collected.
+    pub(crate) async fn flush(&mut self) -> Result<(), WriteError> {
+        if self.segments.is_empty() {
+            return Ok(());
+        }
+        let slowest = Duration::from_secs_f64(self.bytes as f64 / self.bytes_per_second_min as f64);
+        let deadline = Instant::now() + self.write_timeout + slowest;
+        while !self.segments.is_empty() {
+            let written = {
+                let slices: Vec<IoSlice<'_>> = self
+                    .segments
+                    .iter()
+                    .take(SEGMENTS_PER_WRITE)
+                    .map(|segment| IoSlice::new(segment))
+                    .collect();
+                timeout(self.write_timeout, self.socket.write_vectored(&slices)).await
+            };
+            let Ok(written) = written else {
+                return Err(WriteError::TooSlow {
+                    bytes_left: self.bytes,
+                });
+            };
+            self.advance(written?);
+            if Instant::now() > deadline && self.bytes > 0 {
+                return Err(WriteError::TooSlow {
+                    bytes_left: self.bytes,
+                });
+            }
+        }
+        self.leases.clear();
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more comes.
+    pub(crate) async fn close(&mut self) {
+        // The peer may be gone already, which is as good as closed.
+        let _ = self.socket.shutdown().await;
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while let Some(first) = self.segments.front_mut() {
+            if first.len() > written {
+                first.advance(written);
+                return;
+            }
+            written -= first.len();
+            self.segments.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::budget::ByteBudget;
+
+    async fn writer(limits: &Limits) -> (TcpStream, ResponseWriter) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (_, write) = listener.accept().await.unwrap().0.into_split();
+        (client, ResponseWriter::new(write, limits))
+    }
+
+    #[tokio::test]
+    async fn segments_arrive_in_order_and_memory_comes_back() {
+        let (mut client, mut writer) = writer(&Limits::default()).await;
+        let budget = ByteBudget::new(10 << 20);
+        let mut expected = Vec::new();
+        for number in 0..700_u32 {
+            let segment = Bytes::from(vec![number as u8; (number as usize * 37) % 9000]);
+            expected.extend_from_slice(&segment);
+            let lease = budget.take(segment.len()).await;
+            writer.push(EncodedResponse {
+                segments: vec![segment],
+                lease: Some(lease),
+            });
+        }
+        let length = expected.len();
+        let reading = tokio::spawn(async move {
+            let mut got = vec![0; length];
+            client.read_exact(&mut got).await.unwrap();
+            got
+        });
+        assert!(writer.is_full());
+        writer.flush().await.unwrap();
+        assert!(writer.is_empty());
+        assert_eq!(budget.bytes_in_use(), 0);
+        assert!(reading.await.unwrap() == expected);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_reads_is_cut_off() {
+        let limits = Limits {
+            write_timeout: Duration::from_millis(50),
+            ..Limits::default()
+        };
+        let (_client, mut writer) = writer(&limits).await;
+        let segments = vec![Bytes::from(vec![0; 64 << 20])];
+        writer.push(EncodedResponse {
+            segments,
+            lease: None,
+        });
+        assert!(matches!(writer.flush().await, Err(WriteError::TooSlow { .. })));
+    }
+}
