@@ -162,6 +162,7 @@ fn region_settings(settings: &Settings) -> RegionSettings {
         heartbeat_interval: Duration::from_millis(settings.raft.heartbeat_interval_ms),
         election_timeout: Duration::from_millis(settings.raft.election_timeout_ms),
         maintenance_interval: Duration::from_millis(settings.shard.maintenance_interval_ms),
+        journal_bytes_max: settings.journal.bytes_max.0,
         start_timeout: Duration::from_secs(60),
         shard: ShardSettings {
             queue_bytes_max: settings.shard.queue_bytes_max.as_usize(),

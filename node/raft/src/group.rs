@@ -234,6 +234,16 @@ impl Group {
         Ok(reached.as_ref().map(position).unwrap_or_default())
     }
 
+    /// Appends an entry that changes nothing, and waits until it is applied.
+    pub async fn barrier(&self) -> Result<LogPosition, ProposeError> {
+        match self.raft.write_blank().await {
+            Ok(response) => Ok(position(&response.log_id)),
+            Err(error) => Err(ProposeError::Unknown {
+                reason: error.to_string(),
+            }),
+        }
+    }
+
     /// Lets Raft forget entries up to `through`, which a checkpoint must cover. Their bytes stay
     /// readable until they are released.
     pub async fn purge(&self, through: RaftIndex) -> Result<(), ProposeError> {

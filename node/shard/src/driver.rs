@@ -6,7 +6,7 @@ use std::sync::Arc;
 use meridian_controller::TopicSettings;
 use meridian_raft::Group;
 use meridian_state::Command;
-use meridian_types::{Partition, RaftIndex, TimestampMs, TopicId};
+use meridian_types::{Partition, RaftIndex, ShardId, TimestampMs, TopicId};
 use tokio::sync::watch;
 
 use crate::region::Inner;
@@ -36,6 +36,7 @@ pub(crate) async fn maintain(inner: Arc<Inner>) {
             () = inner.maintain.notified() => {}
             () = tokio::time::sleep(inner.settings.maintenance_interval) => {}
         }
+        let pinning = pinning(&inner);
         for (shard, progress) in inner.shards.iter().zip(&mut data) {
             if inner.stop.is_cancelled() {
                 return;
@@ -46,10 +47,11 @@ pub(crate) async fn maintain(inner: Arc<Inner>) {
                 tend(&inner, shard, progress).await;
             }
             let needed = shard.applied_state().oldest_index_needed();
-            checkpoint(&inner, group, progress, needed).await;
+            checkpoint(&inner, group, progress, needed, pinning.contains(&shard.id())).await;
         }
         // The controller's state needs no entry once a checkpoint holds it.
-        checkpoint(&inner, &inner.control_group, &mut control, None).await;
+        let pins = pinning.contains(&ShardId::CONTROLLER);
+        checkpoint(&inner, &inner.control_group, &mut control, None, pins).await;
     }
 }
 
@@ -118,13 +120,32 @@ fn decide(
     (starts, gone)
 }
 
-/// Makes a checkpoint when enough was applied since the last, and releases what it covers.
+/// Makes a checkpoint when enough was applied since the last, or when the shard keeps a file that the
+/// journal wants to give up; and releases what is covered.
 ///
 /// Bytes go only when the checkpoint *before* the newest covers them: should the newest turn out
 /// unreadable, the one before and the log still make the state.
-async fn checkpoint(inner: &Inner, group: &Group, progress: &mut Progress, needed: Option<RaftIndex>) {
+async fn checkpoint(
+    inner: &Inner,
+    group: &Group,
+    progress: &mut Progress,
+    needed: Option<RaftIndex>,
+    pins: bool,
+) {
     let applied = group.applied().borrow().index;
-    if applied.0 < progress.checkpoints.0.0 + inner.settings.shard.checkpoint_entries {
+    let (newest, before) = progress.checkpoints;
+    let due = applied.0 >= newest.0 + inner.settings.shard.checkpoint_entries;
+    let wanted = pins && needed.is_none_or(|needed| needed > progress.released.next());
+    if !due && !wanted {
+        return;
+    }
+    if applied == newest {
+        if before < newest {
+            // An idle shard: move its index, so that the next round's checkpoint covers this one.
+            if let Err(error) = group.barrier().await {
+                tracing::debug!(shard = %group.shard(), %error, "no barrier in this round");
+            }
+        }
         return;
     }
     // A checkpoint ahead of the synced log would outlive entries that a power cut takes.
@@ -136,10 +157,7 @@ async fn checkpoint(inner: &Inner, group: &Group, progress: &mut Progress, neede
         return;
     }
     match group.checkpoint().await {
-        Ok(position) => {
-            let before = progress.checkpoints.0;
-            progress.checkpoints = (position.index, before);
-        }
+        Ok(position) => progress.checkpoints = (position.index, newest),
         Err(error) => {
             tracing::warn!(shard = %group.shard(), %error, "no checkpoint in this round");
             return;
@@ -156,6 +174,16 @@ async fn checkpoint(inner: &Inner, group: &Group, progress: &mut Progress, neede
         }
         inner.journal.release(group.shard(), through);
         progress.released = through;
+    }
+}
+
+/// The shards that keep the oldest file, while the journal is over its budget.
+fn pinning(inner: &Inner) -> Vec<ShardId> {
+    let usage = inner.journal.usage();
+    if usage.disk_bytes > inner.settings.journal_bytes_max {
+        usage.oldest_file_pinned_by
+    } else {
+        Vec::new()
     }
 }
 

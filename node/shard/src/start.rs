@@ -40,6 +40,8 @@ pub struct RegionSettings {
     pub election_timeout: Duration,
     /// Pause between rounds of retention, checkpoints and releases.
     pub maintenance_interval: Duration,
+    /// Bytes of journal files to aim at: over it, shards that keep old files make checkpoints early.
+    pub journal_bytes_max: u64,
     /// How long the start waits for leaders of all shards.
     pub start_timeout: Duration,
     /// Settings of each shard.
