@@ -205,12 +205,9 @@ impl PartitionState {
         self.producers.get(header.producer_id?)?.duplicate(header)
     }
 
-    /// Appends one batch that has been checked; its chunk follows by [`PartitionState::push_chunk`].
-    pub(crate) fn append(&mut self, header: &BatchHeader, epoch: LeaderEpoch, now: TimestampMs) {
+    /// Appends one batch that has been checked; chunk and producers follow for the group as a whole.
+    pub(crate) fn append(&mut self, header: &BatchHeader, epoch: LeaderEpoch) {
         self.epochs.record(epoch, header.base_offset);
-        if let Some(producer) = header.producer_id {
-            self.producers.record(producer, header, header.base_offset, now);
-        }
         self.digest = digest_batch(self.digest, header.base_offset, header.crc);
         self.high_watermark = header.next_offset();
     }

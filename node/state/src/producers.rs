@@ -80,14 +80,25 @@ fn next_sequence(last: i32) -> i32 {
 }
 
 impl Producer {
-    pub(crate) fn new(id: ProducerId, epoch: i16) -> Self {
-        Self {
-            id,
-            epoch,
-            last_append_at: TimestampMs(0),
-            count: 0,
-            batches: Default::default(),
-        }
+    /// What is known after a batch is appended at `base_offset`, from what was known before.
+    ///
+    /// An unknown producer starts at any sequence: what was known may have expired.
+    pub(crate) fn after(
+        before: Option<&Self>,
+        id: ProducerId,
+        header: &BatchHeader,
+        base_offset: Offset,
+        now: TimestampMs,
+    ) -> Result<Self, SequenceError> {
+        let mut producer = match before {
+            Some(before) => {
+                before.check_sequence(header)?;
+                before.clone()
+            }
+            None => Self::restore(id, header.producer_epoch, now, &[]),
+        };
+        producer.record(header, base_offset, now);
+        Ok(producer)
     }
 
     /// A producer as a snapshot gives it back; `batches` are at most [`BATCHES_REMEMBERED`], oldest first.
@@ -130,7 +141,7 @@ impl Producer {
     }
 
     /// Whether a batch that is no duplicate may follow.
-    pub(crate) fn check_sequence(&self, header: &BatchHeader) -> Result<(), SequenceError> {
+    fn check_sequence(&self, header: &BatchHeader) -> Result<(), SequenceError> {
         if header.producer_epoch < self.epoch {
             return Err(SequenceError::StaleEpoch {
                 producer: self.id,
@@ -154,7 +165,7 @@ impl Producer {
     }
 
     /// Remembers a batch that was appended at `base_offset`.
-    pub(crate) fn record(&mut self, header: &BatchHeader, base_offset: Offset, now: TimestampMs) {
+    fn record(&mut self, header: &BatchHeader, base_offset: Offset, now: TimestampMs) {
         if header.producer_epoch != self.epoch {
             self.epoch = header.producer_epoch;
             self.count = 0;
@@ -199,34 +210,26 @@ impl Producers {
         Some(&self.entries[at])
     }
 
-    /// Remembers a batch of `id` that was appended at `base_offset`.
-    pub(crate) fn record(
-        &mut self,
-        id: ProducerId,
-        header: &BatchHeader,
-        base_offset: Offset,
-        now: TimestampMs,
-    ) {
-        let at = self
-            .entries
-            .binary_search_by_key(&id, |producer| producer.id)
-            .unwrap_or_else(|at| {
-                if self.entries.is_empty() {
-                    // Most partitions have one producer; growth by doubling would start at four.
-                    self.entries.reserve_exact(1);
-                }
-                self.entries.insert(at, Producer::new(id, header.producer_epoch));
-                at
-            });
-        self.entries[at].record(header, base_offset, now);
-    }
-
     /// Puts a producer in, over what stands there.
     pub(crate) fn put(&mut self, producer: Producer) {
         match self.entries.binary_search_by_key(&producer.id, |entry| entry.id) {
             Ok(at) => self.entries[at] = producer,
-            Err(at) => self.entries.insert(at, producer),
+            Err(at) => {
+                if self.entries.is_empty() {
+                    // Most partitions have one producer; growth by doubling would start at four.
+                    self.entries.reserve_exact(1);
+                }
+                self.entries.insert(at, producer);
+            }
         }
+    }
+
+    /// Puts several in, over what stands there.
+    pub(crate) fn put_all(&mut self, producers: Self) {
+        producers
+            .entries
+            .into_iter()
+            .for_each(|producer| self.put(producer));
     }
 
     /// Forgets producers that last appended before `before`.

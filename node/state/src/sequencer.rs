@@ -12,8 +12,12 @@ use crate::state::{Appended, Rejected, State};
 
 /// Gives batches their offsets in the order in which they will be applied.
 ///
-/// One lives as long as one leadership of one shard. It must not stage before the state has applied
-/// everything that the shard's log held when the leadership began: until then the state is not the truth.
+/// One lives as long as one leadership of one shard, which is one term: a second one in the same term would
+/// stage on a state that lacks what the first still has in flight, and the log could take a producer's later
+/// batch without its earlier one. It must not stage before the state has applied everything that the
+/// shard's log held when the leadership began, for the same reason. Where a proposal's fate is unknown, give
+/// the leadership up; where it is known to have failed, [`Sequencer::abandoned`] is enough.
+///
 /// Every batch it answers with [`Staged::Append`] must be proposed in that order, and be reported by
 /// [`Sequencer::applied`] or [`Sequencer::abandoned`], exactly once.
 #[derive(Debug)]
@@ -163,37 +167,28 @@ impl Sequencer {
         let producer = header
             .producer_id
             .and_then(|id| in_flight(id).or_else(|| known.and_then(|known| known.producer(id))));
-        if let Some(producer) = producer {
-            if let Some(Duplicate {
+        if let Some(first) = producer.and_then(|producer| producer.duplicate(header)) {
+            let Duplicate {
                 base_offset,
                 last_offset,
                 ..
-            }) = producer.duplicate(header)
-            {
-                return Ok(Staged::Duplicate {
-                    base_offset,
-                    last_offset,
-                });
-            }
-            producer.check_sequence(header)?;
+            } = first;
+            return Ok(Staged::Duplicate {
+                base_offset,
+                last_offset,
+            });
         }
-
         let applied_end = known.map_or(Offset(0), PartitionState::high_watermark);
         let base_offset = tail.as_ref().map_or(applied_end, |tail| tail.end);
         let end = base_offset.plus(u64::from(header.last_offset_delta) + 1);
         if i64::try_from(end.0).is_err() {
             return Err(ProduceRejection::Malformed);
         }
+        // Only apply's clock counts for expiry, and the tail never expires anything.
+        let now = TimestampMs(i64::MIN);
+        let after = |id| Producer::after(producer, id, header, base_offset, now);
+        let producer = header.producer_id.map(after).transpose()?;
         stamp(batch, base_offset, self.epoch)?;
-
-        let producer = header.producer_id.map(|id| {
-            let mut producer = producer
-                .cloned()
-                .unwrap_or_else(|| Producer::new(id, header.producer_epoch));
-            // Only apply's clock counts for expiry, and the tail never expires anything.
-            producer.record(header, base_offset, TimestampMs(i64::MIN));
-            producer
-        });
         let tail = self.tails.entry(partition).or_insert_with(|| Tail {
             end: base_offset,
             in_flight: 0,

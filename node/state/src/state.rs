@@ -11,7 +11,7 @@ use crate::command::{AppendGroup, Command, ExpiredOffsets, append_header_bytes};
 use crate::groups::{Group, Groups};
 use crate::hasher::IdMap;
 use crate::partition::PartitionState;
-use crate::producers::PRODUCER_EXPIRY_MS;
+use crate::producers::{PRODUCER_EXPIRY_MS, Producer, Producers, SequenceError};
 
 /// How long a dropped topic's id is remembered. An append to it that was under way when the topic was
 /// deleted is long over by then.
@@ -68,6 +68,9 @@ pub enum Rejected {
         /// The epoch of the newest record.
         latest: LeaderEpoch,
     },
+    /// It does not continue its producer: the leader staged it on a state that never came to be.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
     /// The topic has been deleted. Final.
     #[error("the topic has been deleted")]
     TopicDropped,
@@ -171,7 +174,8 @@ impl State {
             .map(Box::as_ref)
     }
 
-    /// Every partition that has, or had, records. In no order to rely on.
+    /// Every partition that has, or had, records. Those of one topic come together; there is no other order to
+    /// rely on.
     pub fn partitions(&self) -> impl Iterator<Item = (Partition, &PartitionState)> {
         self.topics.iter().flat_map(|(topic, partitions)| {
             partitions.iter().map(|(index, state)| {
@@ -293,10 +297,7 @@ impl State {
         if known.is_none() && self.dropped.contains_key(&partition.topic) {
             return Err(Rejected::TopicDropped);
         }
-        let (start, latest) = known.as_ref().map_or((Offset(0), None), |state| {
-            (state.high_watermark, state.latest_epoch())
-        });
-        let mut chunk = check_group(group, start, latest)?;
+        let Checked { mut chunk, producers } = check_group(group, known.as_deref().map(Box::as_ref), now)?;
         chunk.index = index;
         chunk.at = u32::try_from(position).map_err(|_| Rejected::Group {
             what: "it lies beyond 4 GiB",
@@ -318,8 +319,9 @@ impl State {
         for batch in batches {
             let header = BatchHeader::parse(batch).expect("checked above");
             let epoch = header.leader_epoch.expect("checked above");
-            state.append(&header, epoch, now);
+            state.append(&header, epoch);
         }
+        state.producers.put_all(producers);
         state.push_chunk(chunk);
         Ok(Appended {
             base_offset: chunk.base_offset,
@@ -337,16 +339,26 @@ impl State {
     }
 }
 
-/// Checks every batch of a group before the first one changes anything, and sums them up. Where the group
-/// lies in the log is left to the caller.
+/// A group that may be applied.
+struct Checked {
+    /// Where the group lies in the log is left to the caller.
+    chunk: Chunk,
+    /// Its producers, as they are after it.
+    producers: Producers,
+}
+
+/// Checks every batch of a group before the first one changes anything, and sums them up.
 fn check_group(
     group: &AppendGroup,
-    start: Offset,
-    mut latest: Option<LeaderEpoch>,
-) -> Result<Chunk, Rejected> {
+    known: Option<&PartitionState>,
+    now: TimestampMs,
+) -> Result<Checked, Rejected> {
+    let start = known.map_or(Offset(0), PartitionState::high_watermark);
+    let mut latest = known.and_then(PartitionState::latest_epoch);
     let mut end = start;
     let mut bytes = 0_u64;
     let mut max_timestamp = TimestampMs(i64::MIN);
+    let mut producers = Producers::default();
     for batch in &group.batches {
         let header = BatchHeader::parse(batch)?;
         if header.size() != batch.len() {
@@ -374,6 +386,13 @@ fn check_group(
             }
             _ => latest = Some(epoch),
         }
+        if let Some(id) = header.producer_id {
+            let earlier = producers
+                .get(id)
+                .or_else(|| known.and_then(|known| known.producer(id)));
+            let producer = Producer::after(earlier, id, &header, end, now)?;
+            producers.put(producer);
+        }
         end = header.next_offset();
         bytes += batch.len() as u64;
         max_timestamp = max_timestamp.max(header.max_timestamp);
@@ -396,14 +415,15 @@ fn check_group(
     let bytes = u32::try_from(bytes).map_err(|_| Rejected::Group {
         what: "it is larger than 4 GiB",
     })?;
-    Ok(Chunk {
+    let chunk = Chunk {
         base_offset: start,
         index: RaftIndex(0),
         max_timestamp,
         count,
         at: 0,
         bytes,
-    })
+    };
+    Ok(Checked { chunk, producers })
 }
 
 #[cfg(test)]

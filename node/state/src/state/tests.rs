@@ -152,6 +152,34 @@ fn leader_epoch_never_falls() {
 }
 
 #[test]
+fn batches_that_do_not_continue_their_producer_are_rejected() {
+    let mut state = state();
+    let p = partition(1, 0);
+    let produced = |offset, sequence| {
+        BatchSpec {
+            producer: Some((5, 0, sequence)),
+            ..BatchSpec::records(1)
+        }
+        .stamped(offset, 1)
+    };
+    append(&mut state, vec![group(p, [produced(0, 7), produced(1, 8)])])[0]
+        .as_ref()
+        .unwrap();
+    for batches in [
+        vec![produced(2, 10)],
+        vec![produced(2, 8)],
+        vec![produced(2, 9), produced(3, 11)],
+    ] {
+        let results = append(&mut state, vec![group(p, batches)]);
+        assert!(matches!(results[..], [Err(Rejected::Sequence(_))]), "{results:?}");
+    }
+    append(&mut state, vec![group(p, [produced(2, 9), produced(3, 10)])])[0]
+        .as_ref()
+        .unwrap();
+    assert_eq!(state.partition(p).unwrap().producers()[0].batches().len(), 4);
+}
+
+#[test]
 fn one_rejected_group_does_not_disturb_the_others() {
     let mut state = state();
     let (p, q) = (partition(1, 0), partition(1, 1));
