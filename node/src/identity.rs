@@ -48,7 +48,7 @@ pub enum IdentityError {
 struct Stored {
     format: u32,
     node: u32,
-    incarnation: Uuid,
+    incarnation: String,
 }
 
 /// Reads the directory's identity, or gives it one. Returns its incarnation.
@@ -67,11 +67,12 @@ pub(crate) fn identify(data: &Path, node: NodeId, random: &Random) -> Result<Uui
             if stored.node != node.0 {
                 return Err(IdentityError::OtherNode { stored: stored.node, configured: node.0 });
             }
-            Ok(stored.incarnation)
+            Uuid::try_parse(&stored.incarnation)
+                .map_err(|error| IdentityError::Unreadable { path: shown(), reason: error.to_string() })
         }
         None => {
             let incarnation = Uuid::from_u128(random());
-            let stored = Stored { format: FORMAT, node: node.0, incarnation };
+            let stored = Stored { format: FORMAT, node: node.0, incarnation: incarnation.to_string() };
             let text = serde_json::to_vec_pretty(&stored).expect("three plain fields");
             disk::write_whole(data, NAME, &text).map_err(io)?;
             Ok(incarnation)

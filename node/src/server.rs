@@ -95,7 +95,7 @@ impl Server {
             Region::start(region_settings(settings), journal, checkpoint_disk, driver::wall_clock(), random).await?;
         let registry = Registry::new();
         let stopping = CancellationToken::new();
-        let broker_settings = broker_settings(settings, &region);
+        let broker_settings = broker_settings(settings);
         let listener = ListenerSettings {
             name: "kafka".to_owned(),
             bind: settings.kafka.listen,
@@ -187,8 +187,8 @@ fn registration(settings: &Settings, kafka: SocketAddr, incarnation: Uuid) -> No
     }
 }
 
-fn broker_settings(settings: &Settings, region: &Region) -> BrokerSettings {
-    let mut broker = BrokerSettings::new(region.cluster_id());
+fn broker_settings(settings: &Settings) -> BrokerSettings {
+    let mut broker = BrokerSettings::default();
     let (kafka, limits) = (&settings.kafka, &mut broker.limits);
     limits.connections_max = kafka.connections_max;
     limits.connections_per_ip_max = kafka.connections_per_ip_max;
@@ -199,7 +199,6 @@ fn broker_settings(settings: &Settings, region: &Region) -> BrokerSettings {
     limits.idle_timeout = Duration::from_millis(kafka.idle_timeout_ms);
     broker.kafka.auto_create_topics = kafka.auto_create_topics;
     broker.kafka.partitions_default = kafka.partitions_default;
-    broker.kafka.replication_factor_default = 1;
     broker.kafka.group_initial_rebalance_delay = Duration::from_millis(settings.group.initial_rebalance_delay_ms);
     broker.kafka.offsets_retention = Duration::from_secs(settings.group.offsets_retention_minutes * 60);
     broker

@@ -12,10 +12,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod cluster;
 mod completions;
+mod config;
 mod context;
 mod error;
 mod output;
 mod parse;
+mod serve;
 mod topic;
 
 pub use context::GlobalArgs;
@@ -45,6 +47,11 @@ enum Command {
     /// Look at the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Serve Kafka clients: one node of a region
+    Serve(Box<serve::ServeArgs>),
+    /// Check and explain the configuration
+    #[command(subcommand)]
+    Config(Box<config::ConfigCommand>),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -82,6 +89,8 @@ fn execute(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Topic(command) => runtime.block_on(command.run(&context)),
         Command::Cluster(command) => runtime.block_on(command.run(&context)),
+        Command::Serve(args) => runtime.block_on(args.run(&context)),
+        Command::Config(command) => command.run(&context),
         Command::Completions(args) => args.run(),
     }
 }

@@ -30,7 +30,10 @@ struct Store {
 
 impl Store {
     fn with_permits(permits: usize) -> Self {
-        Self { groups: Arc::default(), permits: Arc::new(Semaphore::new(permits)) }
+        Self {
+            groups: Arc::default(),
+            permits: Arc::new(Semaphore::new(permits)),
+        }
     }
 
     fn groups(&self) -> BTreeMap<String, Bytes> {
@@ -83,7 +86,11 @@ fn start(store: Store) -> Node {
     let stop = CancellationToken::new();
     let coordinator = GroupCoordinator::start(core, Arc::new(store.clone()), UNIX_TIME, stop.clone());
     assert!(coordinator.load(shard(), store.groups()).is_empty());
-    Node { coordinator, store, stop }
+    Node {
+        coordinator,
+        store,
+        stop,
+    }
 }
 
 fn shard() -> ShardId {
@@ -96,11 +103,17 @@ fn join(member_id: &str) -> JoinRequest {
         group_id: GROUP.to_owned(),
         member_id: member_id.to_owned(),
         instance_id: None,
-        client: Client { id: "app".to_owned(), host: "/127.0.0.1".to_owned() },
+        client: Client {
+            id: "app".to_owned(),
+            host: "/127.0.0.1".to_owned(),
+        },
         session_timeout_ms: 10_000,
         rebalance_timeout_ms: 30_000,
         protocol_type: "consumer".to_owned(),
-        protocols: vec![Protocol { name: "range".to_owned(), metadata: Bytes::new() }],
+        protocols: vec![Protocol {
+            name: "range".to_owned(),
+            metadata: Bytes::new(),
+        }],
         reason: None,
     }
 }
@@ -113,7 +126,11 @@ fn sync(joined: &Joined) -> SyncRequest {
         generation: joined.generation,
         protocol_type: None,
         protocol_name: None,
-        assignments: joined.members.iter().map(|m| (m.member_id.clone(), m.member_id.clone().into())).collect(),
+        assignments: joined
+            .members
+            .iter()
+            .map(|m| (m.member_id.clone(), m.member_id.clone().into()))
+            .collect(),
     }
 }
 
@@ -127,12 +144,21 @@ fn heartbeat(joined: &Joined) -> HeartbeatRequest {
 }
 
 fn leave(joined: &Joined) -> LeaveRequest {
-    let leaving = LeavingMember { member_id: joined.member_id.clone(), instance_id: None, reason: None };
-    LeaveRequest { group_id: GROUP.to_owned(), members: vec![leaving] }
+    let leaving = LeavingMember {
+        member_id: joined.member_id.clone(),
+        instance_id: None,
+        reason: None,
+    };
+    LeaveRequest {
+        group_id: GROUP.to_owned(),
+        members: vec![leaving],
+    }
 }
 
 fn state(node: &Node) -> Result<GroupState, GroupError> {
-    node.coordinator.query(|core| core.describe(GROUP, false)).map(|group| group.state)
+    node.coordinator
+        .query(|core| core.describe(GROUP, false))
+        .map(|group| group.state)
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,7 +167,10 @@ async fn two_members_join_sync_and_are_missed_when_silent() {
     let (first, second) = tokio::join!(node.coordinator.join(join("")), node.coordinator.join(join("")));
     let (first, second) = (first.expect("joined"), second.expect("joined"));
     assert_eq!((first.generation, second.generation), (1, 1));
-    let (a, b) = tokio::join!(node.coordinator.sync(sync(&first)), node.coordinator.sync(sync(&second)));
+    let (a, b) = tokio::join!(
+        node.coordinator.sync(sync(&first)),
+        node.coordinator.sync(sync(&second))
+    );
     assert_eq!(a.expect("synced").assignment, first.member_id.as_bytes());
     assert_eq!(b.expect("synced").assignment, second.member_id.as_bytes());
     assert_eq!(node.coordinator.heartbeat(&heartbeat(&first)), Ok(()));
@@ -149,9 +178,19 @@ async fn two_members_join_sync_and_are_missed_when_silent() {
     sleep(Duration::from_secs(9)).await;
     assert_eq!(node.coordinator.heartbeat(&heartbeat(&first)), Ok(()));
     sleep(Duration::from_secs(2)).await;
-    assert_eq!(node.coordinator.heartbeat(&heartbeat(&second)), Err(GroupError::UnknownMember));
-    assert_eq!(node.coordinator.heartbeat(&heartbeat(&first)), Err(GroupError::RebalanceInProgress));
-    let alone = node.coordinator.join(join(&first.member_id)).await.expect("joined");
+    assert_eq!(
+        node.coordinator.heartbeat(&heartbeat(&second)),
+        Err(GroupError::UnknownMember)
+    );
+    assert_eq!(
+        node.coordinator.heartbeat(&heartbeat(&first)),
+        Err(GroupError::RebalanceInProgress)
+    );
+    let alone = node
+        .coordinator
+        .join(join(&first.member_id))
+        .await
+        .expect("joined");
     assert_eq!((alone.generation, alone.members.len()), (2, 1));
 }
 
@@ -160,9 +199,15 @@ async fn assignments_wait_for_the_store_and_survive_a_restart() {
     let node = start(Store::with_permits(0));
     let joined = node.coordinator.join(join("")).await.expect("joined");
     let mut synced = Box::pin(node.coordinator.sync(sync(&joined)));
-    assert!(timeout(Duration::from_secs(1), &mut synced).await.is_err(), "nothing is saved yet");
+    assert!(
+        timeout(Duration::from_secs(1), &mut synced).await.is_err(),
+        "nothing is saved yet"
+    );
     node.store.permits.add_permits(1);
-    assert_eq!(synced.await.expect("synced").assignment, joined.member_id.as_bytes());
+    assert_eq!(
+        synced.await.expect("synced").assignment,
+        joined.member_id.as_bytes()
+    );
     node.stop.cancel();
 
     let node = start(node.store.clone());
@@ -191,7 +236,10 @@ async fn losing_the_shard_sends_everyone_away() {
     });
     sleep(Duration::from_secs(1)).await;
     node.coordinator.unload(shard());
-    let refused = waiting.await.expect("no panic").expect_err("the coordinator moved");
+    let refused = waiting
+        .await
+        .expect("no panic")
+        .expect_err("the coordinator moved");
     assert_eq!(refused.error, GroupError::NotCoordinator);
     node.coordinator.begin_load(shard());
     let refused = node.coordinator.join(join("")).await.expect_err("still loading");
@@ -202,7 +250,10 @@ async fn losing_the_shard_sends_everyone_away() {
 async fn a_left_group_can_be_deleted() {
     let node = start(Store::with_permits(1_000));
     let joined = node.coordinator.join(join("")).await.expect("joined");
-    assert_eq!(node.coordinator.delete(GROUP, true).await, Err(GroupError::NonEmptyGroup));
+    assert_eq!(
+        node.coordinator.delete(GROUP, true).await,
+        Err(GroupError::NonEmptyGroup)
+    );
     let left = node.coordinator.leave(leave(&joined)).await.expect("left");
     assert_eq!(left[0].result, Ok(()));
     assert_eq!(node.store.groups().len(), 1);

@@ -1,0 +1,31 @@
+//! `meridian bench ...`: load for any Kafka-protocol server.
+//!
+//! With `--rate` the load is an open loop: requests have scheduled times, and latency counts from there, so that a
+//! server that stalls cannot slow the clock down (coordinated omission). Without it, it is as much as goes through.
+
+use clap::Subcommand;
+
+use crate::context::Context;
+use crate::error::CliError;
+
+mod content;
+mod driver;
+mod prepare;
+mod prepared;
+mod produce;
+mod report;
+mod target;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Write as fast as it goes, or at a rate
+    Produce(produce::ProduceArgs),
+}
+
+impl BenchCommand {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
+        match self {
+            Self::Produce(args) => args.run(context).await,
+        }
+    }
+}

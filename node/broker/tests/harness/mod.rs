@@ -1,0 +1,240 @@
+//! A broker over a real region in a temporary directory, and a client that speaks raw messages.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use meridian_broker::{Broker, BrokerHandle, BrokerSettings, ListenerSettings};
+use meridian_controller::NodeRegistration;
+use meridian_journal::{Disk, Journal, JournalSettings, RealDisk};
+use meridian_shard::{Region, RegionSettings, ShardSettings};
+use meridian_types::{NodeId, TimestampMs, Uuid};
+use meridian_wire::batch::{BatchBuilder, Compression};
+use meridian_wire::create_topics::{CreatableTopic, CreatableTopicConfig};
+use meridian_wire::fetch::{FetchPartition, FetchTopic};
+use meridian_wire::frame::{decode_response, encode_request};
+use meridian_wire::produce::{PartitionProduceData, TopicProduceData};
+use meridian_wire::{
+    CreateTopicsRequest, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse, Request, Str,
+};
+use prometheus::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+/// A node's worth of broker.
+pub struct TestBroker {
+    pub address: SocketAddr,
+    pub region: Region,
+    pub registry: Registry,
+    pub now: Arc<AtomicI64>,
+    shutdown: CancellationToken,
+    handle: BrokerHandle,
+    writer: std::thread::JoinHandle<()>,
+    _directory: tempfile::TempDir,
+}
+
+impl TestBroker {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut BrokerSettings)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk::open(directory.path().join("journal")).unwrap());
+        let journal = JournalSettings { file_bytes: 8 << 20, bytes_max: 64 << 20, ..JournalSettings::new(7) };
+        let (journal, writer) = Journal::open(disk, journal).unwrap();
+        let writer = std::thread::Builder::new().spawn(move || writer.run()).unwrap();
+        let checkpoints: Arc<dyn Disk> = Arc::new(RealDisk::open(directory.path().join("checkpoints")).unwrap());
+        let now = Arc::new(AtomicI64::new(1_700_000_000_000));
+        let clock = now.clone();
+        let random = AtomicU64::new(1);
+        let region_settings = RegionSettings {
+            node: NodeId(1),
+            region: "test".to_owned(),
+            shards: 4,
+            cluster_id: None,
+            journal_bytes_max: 64 << 20,
+            heartbeat_interval: Duration::from_millis(1000),
+            election_timeout: Duration::from_millis(3000),
+            maintenance_interval: Duration::from_secs(5),
+            start_timeout: Duration::from_secs(20),
+            shard: ShardSettings::default(),
+        };
+        let region = Region::start(
+            region_settings,
+            journal,
+            checkpoints,
+            Arc::new(move || TimestampMs(clock.load(Ordering::Relaxed))),
+            Arc::new(move || u128::from(random.fetch_add(1, Ordering::Relaxed)) << 64 | 0xabcd),
+        )
+        .await
+        .unwrap();
+        let mut settings = BrokerSettings::default();
+        settings.kafka.group_initial_rebalance_delay = Duration::ZERO;
+        change(&mut settings);
+        let registry = Registry::new();
+        let shutdown = CancellationToken::new();
+        let listener = ListenerSettings {
+            name: "test".to_owned(),
+            bind: "127.0.0.1:0".parse().unwrap(),
+            advertised: None,
+        };
+        let handle =
+            Broker::start(settings, region.clone(), vec![listener], &registry, shutdown.clone()).await.unwrap();
+        let address = handle.local_addresses()[0];
+        let registration = NodeRegistration {
+            node: NodeId(1),
+            incarnation: Uuid::from_u128(1),
+            host: address.ip().to_string(),
+            port: address.port(),
+            rack: Some("a".to_owned()),
+        };
+        region.register(registration).await.unwrap();
+        Self { address, region, registry, now, shutdown, handle, writer, _directory: directory }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    pub async fn create_topic(&self, name: &'static str, partitions: i32, configs: &[(&'static str, &'static str)]) -> Uuid {
+        let mut client = self.client().await;
+        let configs = configs.iter().map(|(name, value)| CreatableTopicConfig {
+            name: (*name).into(),
+            value: Some((*value).into()),
+        });
+        let topic = CreatableTopic {
+            name: name.into(),
+            num_partitions: partitions,
+            replication_factor: -1,
+            configs: configs.collect(),
+            ..Default::default()
+        };
+        let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+        let response = client.call(&request, 7).await;
+        assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0].error_message);
+        response.topics[0].topic_id
+    }
+
+    pub fn metric(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        let value = |metric: &prometheus::proto::Metric| {
+            metric.get_gauge().get_value() + metric.get_counter().get_value()
+        };
+        family.get_metric().iter().map(value).sum()
+    }
+
+    pub fn begin_shutdown(&self) {
+        self.shutdown.cancel();
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.handle.join().await;
+        self.region.shutdown().await;
+        self.writer.join().unwrap();
+    }
+}
+
+/// One connection.
+pub struct Client {
+    pub stream: TcpStream,
+    correlation_id: i32,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, correlation_id: 0 }
+    }
+
+    /// Sends without waiting; the number that the response will bear.
+    pub async fn send<R: Request>(&mut self, request: &R, version: i16) -> i32 {
+        self.correlation_id += 1;
+        let frame = encode_request(request, version, self.correlation_id, Some(Str::from("test"))).unwrap();
+        for segment in frame {
+            self.stream.write_all(&segment).await.unwrap();
+        }
+        self.correlation_id
+    }
+
+    /// The next response, which must be that to `correlation_id`.
+    pub async fn receive<R: Request>(&mut self, version: i16, correlation_id: i32) -> R::Response {
+        let frame = self.frame().await.expect("the broker answers");
+        let (header, response) = decode_response::<R>(frame, version).unwrap();
+        assert_eq!(header.correlation_id, correlation_id);
+        response
+    }
+
+    pub async fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
+        let correlation_id = self.send(request, version).await;
+        self.receive::<R>(version, correlation_id).await
+    }
+
+    /// The next frame; `None` when the broker has closed the connection.
+    pub async fn frame(&mut self) -> Option<BytesMut> {
+        let mut prefix = [0; 4];
+        let read = tokio::time::timeout(Duration::from_secs(10), self.stream.read_exact(&mut prefix));
+        match read.await.expect("within ten seconds") {
+            Ok(_) => {}
+            Err(error) if is_end(&error) => return None,
+            Err(error) => panic!("{error}"),
+        }
+        let mut frame = BytesMut::zeroed(i32::from_be_bytes(prefix) as usize);
+        self.stream.read_exact(&mut frame).await.unwrap();
+        Some(frame)
+    }
+
+    pub async fn produce(&mut self, topic: &'static str, partition: i32, records: Bytes) -> ProduceResponse {
+        self.call(&produce(topic, partition, records, -1), 9).await
+    }
+
+    pub async fn fetch(&mut self, request: &FetchRequest) -> FetchResponse {
+        self.call(request, 12).await
+    }
+}
+
+fn is_end(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset)
+}
+
+/// A produce request of one batch.
+pub fn produce(topic: &'static str, partition: i32, records: Bytes, acks: i16) -> ProduceRequest {
+    let data = PartitionProduceData { index: partition, records: Some(BytesMut::from(&records[..])) };
+    let topic = TopicProduceData { name: topic.into(), partition_data: vec![data], ..Default::default() };
+    ProduceRequest { acks, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() }
+}
+
+/// A fetch request of one partition, outside of any session.
+pub fn fetch(topic: &'static str, partition: i32, offset: i64) -> FetchRequest {
+    let partition = FetchPartition {
+        partition,
+        fetch_offset: offset,
+        partition_max_bytes: 1 << 20,
+        ..Default::default()
+    };
+    let topic = FetchTopic { topic: topic.into(), partitions: vec![partition], ..Default::default() };
+    FetchRequest {
+        max_wait_ms: 0,
+        min_bytes: 1,
+        max_bytes: 50 << 20,
+        topics: vec![topic],
+        ..Default::default()
+    }
+}
+
+/// A batch with these values.
+pub fn batch(timestamp: i64, values: &[&str]) -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    for value in values {
+        builder.push(TimestampMs(timestamp), Some(b"key"), Some(value.as_bytes()), &[]).unwrap();
+    }
+    builder.build().unwrap()
+}

@@ -1,0 +1,670 @@
+//! Full disks, failed writes, budgets of disk and memory, speed of opening.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use common::{Node, ONE, TWO, at, entry, files, look, payload, settings};
+use meridian_journal::{
+    Disk, DiskFile, Durability, Fault, FaultyDisk, FileEntry, Journal, JournalError, JournalSettings,
+    OpenError, RealDisk, RoundOutcome,
+};
+use meridian_types::{RaftIndex, ShardId};
+
+const FILE: u64 = 64 << 10;
+
+fn is_full(result: &Result<(), JournalError>) -> bool {
+    matches!(result, Err(JournalError::Full { .. }))
+}
+
+/// Appends to ONE until it is refused; gives the last index accepted. Everything accepted is done.
+fn fill(node: &mut Node, from: u64) -> u64 {
+    for index in from..10_000 {
+        node.journal
+            .append(ONE, vec![entry(ONE, 1, index, 3000)], node.told.done("fill"));
+        node.round();
+        for (_, result) in node.told.take() {
+            if is_full(&result) {
+                return index - 1;
+            }
+            result.unwrap();
+        }
+    }
+    panic!("the disk never fills");
+}
+
+#[test]
+fn a_full_disk_refuses_entries_keeps_votes_and_reads_and_heals() {
+    let disk = FaultyDisk::seeded(3);
+    disk.set_capacity(2 * FILE + 1000);
+    let mut node = Node::open(&disk, settings());
+    let last = fill(&mut node, 1);
+    assert!(last > 30, "both files are used: {last}");
+    assert!(node.journal.usage().full.is_some());
+    assert!(is_full(&node.journal.admit(3000, 1)));
+    assert_eq!(
+        node.journal.log(ONE).last,
+        Some(at(1, last)),
+        "what was refused changed nothing"
+    );
+
+    for _ in 0..20 {
+        node.vote(ONE, b"a vote in the reserve");
+        node.purge(ONE, at(1, 5));
+    }
+    assert!(node.told.take().iter().all(|(_, result)| result.is_ok()));
+    assert_eq!(node.read(ONE, 1, 3000), Ok(payload(ONE, 1, 3000)));
+
+    // A restart on the full disk serves the same, refuses the same.
+    drop(node);
+    disk.kill();
+    let mut node = Node::open(&disk, settings());
+    assert_eq!(node.journal.log(ONE).last, Some(at(1, last)));
+    assert_eq!(fill(&mut node, last + 1), last);
+
+    disk.set_capacity(4 * FILE);
+    for _ in 0..5 {
+        node.round();
+    }
+    assert_eq!(node.journal.usage().full, None);
+    assert!(node.journal.admit(3000, 1).is_ok());
+    let more = fill(&mut node, last + 1);
+    assert!(more > last + 15);
+    let node = Node::open(&node.shutdown(), settings());
+    assert_eq!(node.journal.log(ONE).last, Some(at(1, more)));
+    for index in 1..=more {
+        assert_eq!(node.read(ONE, index, 3000), Ok(payload(ONE, index, 3000)));
+    }
+}
+
+#[test]
+fn releasing_old_records_heals_a_full_disk() {
+    let disk = FaultyDisk::seeded(4);
+    disk.set_capacity(2 * FILE + 1000);
+    let mut node = Node::open(&disk, settings());
+    let last = fill(&mut node, 1);
+    node.purge(ONE, at(1, last));
+    assert_eq!(fill(&mut node, last + 1), last, "purged is not released");
+    node.journal.release(ONE, RaftIndex(last));
+    for _ in 0..5 {
+        node.round();
+    }
+    let more = fill(&mut node, last + 1);
+    assert!(more > last + 10, "the oldest file is used again");
+    assert!(node.read(ONE, 1, 3000).is_err(), "and what it held is gone");
+}
+
+#[test]
+fn entries_accepted_before_the_disk_was_known_to_be_full_wait_and_are_not_lost() {
+    let disk = FaultyDisk::seeded(5);
+    disk.set_capacity(FILE + 1000);
+    let mut node = Node::open(&disk, settings());
+    // No round between: the queue holds more than the file.
+    for index in 1..=40 {
+        node.journal.append(
+            ONE,
+            vec![entry(ONE, 1, index, 3000)],
+            node.told.done(format!("{index}")),
+        );
+    }
+    node.journal.save_vote(TWO, "vote".into(), node.told.done("vote"));
+    assert!(matches!(node.round(), RoundOutcome::Wrote { .. }));
+    assert_eq!(node.round(), RoundOutcome::Stalled);
+    let told = node.told.take();
+    let (vote, appended) = told.split_last().unwrap();
+    assert_eq!(vote.0, "vote", "another shard's vote passes");
+    assert!(appended.len() >= 10 && appended.len() < 40, "{}", appended.len());
+    assert!(is_full(&node.journal.admit(3000, 1)));
+    assert_eq!(node.journal.durable(ONE), Some(RaftIndex(appended.len() as u64)));
+    assert_eq!(
+        node.read(ONE, 40, 3000),
+        Ok(payload(ONE, 40, 3000)),
+        "from memory"
+    );
+
+    // A purge may pass the entries that wait: it is what makes space.
+    node.purge(ONE, at(1, 2));
+    assert_eq!(node.told.take(), [("purge".to_string(), Ok(()))]);
+
+    disk.set_capacity(10 * FILE);
+    node.round();
+    let rest: Vec<String> = node
+        .told
+        .take()
+        .into_iter()
+        .map(|(name, result)| result.map(|()| name).unwrap())
+        .collect();
+    let expected: Vec<String> = (appended.len() + 1..=40).map(|index| index.to_string()).collect();
+    assert_eq!(rest, expected);
+    let node = Node::open(&node.shutdown(), settings());
+    assert_eq!(node.journal.log(ONE).last, Some(at(1, 40)));
+    assert_eq!(node.journal.log(ONE).purged, Some(at(1, 2)));
+}
+
+#[test]
+fn stalled_entries_are_told_when_the_journal_stops() {
+    let disk = FaultyDisk::seeded(5);
+    disk.set_capacity(FILE + 1000);
+    let node = Node::open(&disk, settings());
+    for index in 1..=40 {
+        node.journal.append(
+            ONE,
+            vec![entry(ONE, 1, index, 3000)],
+            node.told.done(format!("{index}")),
+        );
+    }
+    let told = node.told.clone();
+    node.shutdown();
+    let told = told.take();
+    assert_eq!(told.len(), 40);
+    assert_eq!(told[39].1, Err(JournalError::Stopped));
+}
+
+#[test]
+fn a_first_start_without_space_says_so() {
+    let disk = FaultyDisk::seeded(6);
+    disk.set_capacity(1000);
+    let error = Journal::open(disk.mount(), settings()).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_failed_sync_poisons_everything_that_waits_and_nothing_is_tried_again() {
+    for fault in [Fault::Error, Fault::Short] {
+        for call in 0..2 {
+            let mut node = Node::open(&FaultyDisk::seeded(7), settings());
+            node.append(ONE, 1, 1..=3, 100);
+            // Call 0 is the write (the file is zeroed ahead already), call 1 its sync.
+            node.disk.plan(call, fault);
+            for name in ["a", "b", "c"] {
+                node.journal.save_vote(TWO, "x".into(), node.told.done(name));
+            }
+            assert_eq!(node.round(), RoundOutcome::Poisoned);
+            node.journal
+                .append(ONE, vec![entry(ONE, 1, 4, 10)], node.told.done("later"));
+            let told = node.told.take();
+            assert_eq!(
+                told.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+                ["a", "b", "c", "later"]
+            );
+            assert!(
+                told.iter()
+                    .all(|(_, result)| matches!(result, Err(JournalError::Poisoned { .. })))
+            );
+            let calls = node.disk.calls();
+            assert_eq!(node.round(), RoundOutcome::Poisoned);
+            assert_eq!(node.disk.calls(), calls, "no write, no second sync");
+            assert!(node.journal.usage().poisoned.unwrap().contains("injected"));
+            assert_eq!(node.read(ONE, 3, 100), Ok(payload(ONE, 3, 100)), "reads go on");
+            assert_eq!(node.journal.log(ONE).last, Some(at(1, 3)));
+        }
+    }
+}
+
+#[test]
+fn a_failure_beside_the_log_poisons_nothing() {
+    // Making and zeroing the next file fails; the one in use is sound.
+    for call in 0..2 {
+        let mut node = Node::open(&FaultyDisk::seeded(8), settings());
+        node.disk.plan(call, Fault::Error);
+        for _ in 0..3 {
+            node.round();
+        }
+        node.append(ONE, 1, 1..=100, 1000);
+        assert_eq!(node.journal.usage().poisoned, None);
+    }
+}
+
+#[test]
+fn files_go_oldest_first_when_over_budget_and_released_by_every_shard() {
+    let budget = JournalSettings {
+        bytes_max: 4 * FILE,
+        ..settings()
+    };
+    let mut node = Node::open(&FaultyDisk::seeded(9), budget.clone());
+    node.append(TWO, 1, 1..=1, 100);
+    node.append(ONE, 1, 1..=300, 1000);
+    let usage = node.journal.usage();
+    assert!(
+        usage.disk_bytes > 4 * FILE && usage.oldest_file == 1,
+        "pinned: {usage:?}"
+    );
+    assert_eq!(usage.oldest_file_pinned_by, [ONE, TWO]);
+
+    node.purge(ONE, at(1, 300));
+    node.journal.release(ONE, RaftIndex(300));
+    for _ in 0..10 {
+        node.round();
+    }
+    let usage = node.journal.usage();
+    assert_eq!((usage.oldest_file, usage.oldest_file_pinned_by), (1, vec![TWO]));
+    assert_eq!(usage.oldest_file_by_shard, [(TWO, 1)]);
+    assert_eq!(
+        node.read(ONE, 1, 1000),
+        Ok(payload(ONE, 1, 1000)),
+        "purged and released, but its file is here"
+    );
+
+    node.purge(TWO, at(1, 1));
+    node.journal.release(TWO, RaftIndex(1));
+    for _ in 0..10 {
+        node.round();
+    }
+    let usage = node.journal.usage();
+    assert!(usage.disk_bytes <= 4 * FILE, "{usage:?}");
+    assert!(usage.files_retired >= 2 && usage.oldest_file > 1);
+    assert!(node.read(ONE, 1, 1000).is_err());
+    assert_eq!(
+        node.read(ONE, 300, 1000),
+        Ok(payload(ONE, 300, 1000)),
+        "released, and space does not ask for it"
+    );
+
+    // Votes and purges of deleted files live on in checkpoints.
+    node.append(ONE, 1, 301..=310, 1000);
+    let node = Node::open(&node.shutdown(), budget);
+    assert_eq!(node.journal.log(TWO).purged, Some(at(1, 1)));
+    assert_eq!(node.journal.log(ONE).first, Some(at(1, 301)));
+    assert_eq!(
+        (node.journal.log(ONE).damaged, node.journal.log(TWO).damaged),
+        (None, None)
+    );
+}
+
+#[test]
+fn a_used_file_serves_again_and_shows_nothing_of_its_earlier_life() {
+    let budget = JournalSettings {
+        bytes_max: 3 * FILE,
+        ..settings()
+    };
+    let mut node = Node::open(&FaultyDisk::seeded(10), budget.clone());
+    for index in 1..=400 {
+        node.append(ONE, 1, index..=index, 1000);
+        node.purge(ONE, at(1, index));
+        node.journal.release(ONE, RaftIndex(index));
+    }
+    let usage = node.journal.usage();
+    assert!(usage.files_retired > 4, "{usage:?}");
+    assert!(usage.disk_bytes <= 3 * FILE);
+    let disk = node.disk.clone();
+    disk.kill();
+    let (frames, problems, summary) = look(&*disk.mount());
+    assert_eq!(problems, []);
+    let newest = *files(&*disk.mount()).last_key_value().unwrap().0;
+    assert!(
+        frames
+            .iter()
+            .filter(|frame| frame.file == newest)
+            .all(|frame| frame.position.index.0 == 0 || frame.position.index.0 > 300)
+    );
+    assert_eq!(summary.shards[&ONE].purged, Some(at(1, 400)));
+    let node = Node::open(&disk, budget);
+    assert_eq!(node.journal.log(ONE).last, None);
+    assert_eq!(node.journal.log(ONE).damaged, None);
+}
+
+#[test]
+fn a_reader_of_a_file_that_goes_reads_on() {
+    // The disk keeps a removed file for who has it open; what matters is that it is not used again meanwhile.
+    let budget = JournalSettings {
+        bytes_max: 3 * FILE,
+        ..settings()
+    };
+    let mut node = Node::open(&FaultyDisk::seeded(11), budget);
+    for index in 1..=300 {
+        node.append(ONE, 1, index..=index, 1000);
+        node.purge(ONE, at(1, index));
+        node.journal.release(ONE, RaftIndex(index));
+        let oldest_kept = (1..=index)
+            .find(|index| node.read(ONE, *index, 1000).is_ok())
+            .unwrap();
+        for index in oldest_kept..=index {
+            assert_eq!(node.read(ONE, index, 1000), Ok(payload(ONE, index, 1000)));
+        }
+    }
+}
+
+#[test]
+fn the_cache_keeps_its_budget_and_misses_are_read_from_disk() {
+    let mut node = Node::open(
+        &FaultyDisk::seeded(12),
+        JournalSettings {
+            cache_bytes: 20_000,
+            ..settings()
+        },
+    );
+    node.append(ONE, 1, 1..=100, 1000);
+    let usage = node.journal.usage();
+    assert!(
+        usage.cache_bytes <= 20_000 && usage.cache_bytes > 10_000,
+        "{}",
+        usage.cache_bytes
+    );
+    assert_eq!(node.journal.read_cached(ONE, RaftIndex(1), 0, 10), None);
+    assert_eq!(usage.disk_reads, 0);
+    let recent = node.journal.read_cached(ONE, RaftIndex(100), 10, 20).unwrap();
+    assert_eq!(recent.concat(), payload(ONE, 100, 1000)[10..30]);
+    assert_eq!(node.read(ONE, 100, 1000), Ok(payload(ONE, 100, 1000)));
+    assert_eq!(node.journal.usage().disk_reads, 0, "the tail is read from memory");
+
+    let all = node
+        .journal
+        .entries(ONE, RaftIndex(1)..RaftIndex(101), usize::MAX)
+        .unwrap();
+    assert_eq!(
+        all,
+        (1..=100)
+            .map(|index| entry(ONE, 1, index, 1000))
+            .collect::<Vec<_>>()
+    );
+    let reads = node.journal.usage().disk_reads;
+    assert!(reads > 0 && reads < 10, "near frames are read together: {reads}");
+    let some = node
+        .journal
+        .entries(ONE, RaftIndex(50)..RaftIndex(101), 2500)
+        .unwrap();
+    assert_eq!(some.len(), 2);
+    let one = node
+        .journal
+        .entries(ONE, RaftIndex(50)..RaftIndex(101), 1)
+        .unwrap();
+    assert_eq!(one, [entry(ONE, 1, 50, 1000)], "at least one");
+    assert!(
+        node.journal
+            .entries(ONE, RaftIndex(50)..RaftIndex(50), 1)
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        node.journal
+            .entries(ONE, RaftIndex(101)..RaftIndex(102), 1)
+            .is_err()
+    );
+
+    node.journal
+        .truncate_after(ONE, Some(RaftIndex(0)), node.told.done("truncate"));
+    assert_eq!(
+        node.journal.usage().cache_bytes,
+        0,
+        "truncated entries leave the cache at once"
+    );
+}
+
+#[test]
+fn parts_of_long_payloads_are_read_without_the_rest() {
+    let mut node = Node::open(
+        &FaultyDisk::seeded(13),
+        JournalSettings {
+            file_bytes: 1 << 20,
+            ..settings()
+        },
+    );
+    let len = 300_000;
+    node.append(ONE, 1, 1..=1, len);
+    let expected = payload(ONE, 1, len);
+    for (at, part) in [
+        (0, 10),
+        (0, 65_536),
+        (70_000, 1),
+        (150_000, 150_000),
+        (299_999, 1),
+        (300_000, 0),
+        (5, 0),
+    ] {
+        let read = node.journal.read(ONE, RaftIndex(1), at, part).unwrap().concat();
+        assert_eq!(read, expected[at as usize..(at + part) as usize], "{at} {part}");
+    }
+    let beyond = node.journal.read(ONE, RaftIndex(1), 299_999, 2);
+    assert!(
+        matches!(beyond, Err(meridian_journal::ReadError::OutOfBounds { .. })),
+        "{beyond:?}"
+    );
+    assert!(node.journal.read(ONE, RaftIndex(1), u32::MAX, u32::MAX).is_err());
+}
+
+#[test]
+fn wrong_calls_are_refused_and_change_nothing() {
+    let mut node = Node::open(
+        &FaultyDisk::seeded(14),
+        JournalSettings {
+            queue_bytes_max: 10_000,
+            ..settings()
+        },
+    );
+    node.append(ONE, 1, 5..=9, 10);
+    let too_large = node.journal.payload_bytes_max() + 1;
+    node.journal
+        .append(ONE, vec![entry(ONE, 1, 11, 10)], node.told.done("gap"));
+    node.journal
+        .append(ONE, vec![entry(ONE, 1, 9, 10)], node.told.done("again"));
+    node.journal
+        .append(ONE, vec![entry(ONE, 1, 10, too_large)], node.told.done("large"));
+    node.journal
+        .save_vote(ONE, vec![0; 5000].into(), node.told.done("vote"));
+    for index in 10..=13 {
+        node.journal
+            .append(ONE, vec![entry(ONE, 1, index, 4000)], node.told.done("busy"));
+    }
+    let told = node.told.take();
+    assert!(matches!(
+        told[0].1,
+        Err(JournalError::OutOfOrder {
+            expected: RaftIndex(10),
+            given: RaftIndex(11)
+        })
+    ));
+    assert!(matches!(told[1].1, Err(JournalError::OutOfOrder { .. })));
+    assert!(matches!(told[2].1, Err(JournalError::TooLarge { .. })));
+    assert!(matches!(told[3].1, Err(JournalError::TooLarge { .. })));
+    assert!(matches!(told[4].1, Err(JournalError::Busy { .. })), "{told:?}");
+    assert!(matches!(
+        node.journal.admit(5000, 1),
+        Err(JournalError::Busy { .. })
+    ));
+    node.round();
+    assert_eq!(node.journal.log(ONE).last, Some(at(1, 11)));
+    node.append(ONE, 1, 12..=12, 4000);
+}
+
+#[test]
+fn an_empty_append_is_done_after_what_came_before() {
+    let mut node = Node::open(&FaultyDisk::seeded(15), settings());
+    node.journal
+        .append(ONE, vec![entry(ONE, 1, 1, 10)], node.told.done("entry"));
+    node.journal.append(ONE, vec![], node.told.done("nothing"));
+    assert_eq!(node.told.take(), []);
+    node.round();
+    assert_eq!(
+        node.told.take(),
+        [("entry".to_string(), Ok(())), ("nothing".to_string(), Ok(()))]
+    );
+}
+
+#[test]
+fn durable_follows_the_log_through_truncation() {
+    let mut node = Node::open(&FaultyDisk::seeded(16), settings());
+    node.append(ONE, 1, 1..=5, 10);
+    assert_eq!(node.journal.durable(ONE), Some(RaftIndex(5)));
+    node.journal
+        .truncate_after(ONE, Some(RaftIndex(2)), node.told.done("truncate"));
+    assert_eq!(node.journal.durable(ONE), Some(RaftIndex(2)), "at once");
+    node.journal.append(
+        ONE,
+        (3..=4).map(|index| entry(ONE, 2, index, 20)).collect(),
+        node.told.done("append"),
+    );
+    assert_eq!(node.journal.durable(ONE), Some(RaftIndex(2)));
+    assert_eq!(node.journal.log(ONE).last, Some(at(2, 4)));
+    node.round();
+    assert_eq!(node.journal.durable(ONE), Some(RaftIndex(4)));
+    assert_eq!(node.read(ONE, 3, 20), Ok(payload(ONE, 3, 20)));
+
+    // Written, then truncated before anybody was told: the new entries decide.
+    node.journal
+        .append(ONE, vec![entry(ONE, 2, 5, 10)], node.told.done("5 of term 2"));
+    node.journal
+        .truncate_after(ONE, Some(RaftIndex(4)), node.told.done("truncate"));
+    node.round();
+    assert_eq!(node.journal.durable(ONE), Some(RaftIndex(4)));
+}
+
+#[test]
+fn a_log_begins_after_a_purge_beyond_its_end() {
+    let mut node = Node::open(&FaultyDisk::seeded(17), settings());
+    node.append(ONE, 1, 1..=5, 10);
+    node.purge(ONE, at(3, 100));
+    let log = node.journal.log(ONE);
+    assert_eq!((log.first, log.last, log.purged), (None, None, Some(at(3, 100))));
+    assert_eq!(node.read(ONE, 5, 10), Ok(payload(ONE, 5, 10)), "still readable");
+    node.append(ONE, 3, 101..=102, 10);
+    node.journal.truncate_after(ONE, None, node.told.done("truncate"));
+    node.round();
+    node.append(ONE, 4, 101..=103, 10);
+    for node in [node.disk.clone()].map(|disk| Node::open(&disk, settings())) {
+        let log = node.journal.log(ONE);
+        assert_eq!(
+            (log.first, log.last, log.purged),
+            (Some(at(4, 101)), Some(at(4, 103)), Some(at(3, 100)))
+        );
+        assert_eq!(log.damaged, None);
+        assert_eq!(
+            node.journal.term_of(ONE, RaftIndex(100)).map(|term| term.0),
+            Some(3)
+        );
+        assert_eq!(node.read(ONE, 5, 10), Ok(payload(ONE, 5, 10)));
+    }
+}
+
+#[test]
+fn without_fsync_callbacks_do_not_wait_and_durable_follows_behind() {
+    let settings = JournalSettings {
+        durability: Durability::Memory,
+        ..settings()
+    };
+    let mut node = Node::open(&FaultyDisk::seeded(18), settings.clone());
+    node.journal
+        .append(ONE, vec![entry(ONE, 1, 1, 10)], node.told.done("entry"));
+    assert!(matches!(node.round(), RoundOutcome::Wrote { .. }));
+    assert_eq!(node.told.take(), [("entry".to_string(), Ok(()))]);
+    node.round();
+    assert_eq!(node.journal.durable(ONE), Some(RaftIndex(1)), "the keeper synced");
+    node.append(ONE, 1, 2..=200, 1000);
+    for _ in 0..3 {
+        node.round();
+    }
+    assert_eq!(node.journal.durable(ONE), Some(RaftIndex(200)));
+    let node = Node::open(&node.shutdown(), settings);
+    assert_eq!(node.journal.log(ONE).last, Some(at(1, 200)));
+}
+
+/// Counts what is read.
+struct Counted<T: ?Sized>(Arc<T>, Arc<AtomicU64>);
+
+impl Disk for Counted<dyn Disk> {
+    fn list(&self) -> io::Result<Vec<FileEntry>> {
+        self.0.list()
+    }
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.0.create(name, bytes)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(Counted(self.0.open(name)?, self.1.clone())))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.0.sync_dir()
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.0.free_bytes()
+    }
+}
+
+impl DiskFile for Counted<dyn DiskFile> {
+    fn bytes(&self) -> io::Result<u64> {
+        self.0.bytes()
+    }
+    fn write_at(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.0.write_at(at, parts)
+    }
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.1.fetch_add(buffer.len() as u64, Relaxed);
+        self.0.read_at(at, buffer)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+#[test]
+fn opening_reads_footers_and_one_file_not_the_data() {
+    let large = JournalSettings {
+        file_bytes: 4 << 20,
+        ..settings()
+    };
+    let mut node = Node::open(&FaultyDisk::seeded(19), large.clone());
+    let mut index = 0;
+    while node.journal.usage().files < 12 {
+        index += 1;
+        node.append(ONE, 1, index..=index, 50_000);
+    }
+    let disk = node.shutdown();
+    let read = Arc::new(AtomicU64::new(0));
+    let (journal, _writer) = Journal::open(Arc::new(Counted(disk.mount(), read.clone())), large).unwrap();
+    assert_eq!(journal.log(ONE).last, Some(at(1, index)));
+    let read = read.load(Relaxed);
+    // Each sealed file: its first window and the end; the last one whole.
+    assert!(
+        read < (4 << 20) + 12 * (4 << 20) / 2 + (2 << 20),
+        "{read} bytes read of {}",
+        12 * (4 << 20)
+    );
+}
+
+#[test]
+fn a_first_start_of_a_server_takes_one_file_and_no_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::open(directory.path()).unwrap());
+    let settings = JournalSettings::new(1);
+    let (journal, mut writer) = Journal::open(disk.clone(), settings.clone()).unwrap();
+    journal.append(
+        ShardId(0),
+        vec![entry(ShardId(0), 1, 1, 100)],
+        Box::new(|result| result.unwrap()),
+    );
+    let journal_files = disk
+        .list()
+        .unwrap()
+        .into_iter()
+        .filter(|file| file.bytes >= settings.file_bytes)
+        .count();
+    assert_eq!(journal_files, 1);
+    assert!(matches!(writer.run_round(), RoundOutcome::Wrote { .. }));
+    assert_eq!(journal.durable(ShardId(0)), Some(RaftIndex(1)));
+    assert!(journal.usage().written_bytes < 4096);
+}
+
+#[test]
+fn settings_out_of_bounds_are_refused_by_name() {
+    for file_bytes in [0, 4096, (64 << 10) + 1, 4 << 30] {
+        let settings = JournalSettings {
+            file_bytes,
+            ..settings()
+        };
+        let error = Journal::open(FaultyDisk::seeded(1).mount(), settings)
+            .map(|_| ())
+            .unwrap_err();
+        assert!(error.to_string().contains("file_bytes must be"), "{error}");
+    }
+}
