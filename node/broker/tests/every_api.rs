@@ -34,7 +34,12 @@ fn put_field(field: &FieldSchema, e: &mut Encoder, version: i16, flexible: bool)
         FieldType::Uuid => e.uuid(meridian_types::Uuid::nil()),
         FieldType::String => e.str(Some(&Str::from("x")), flexible).unwrap(),
         FieldType::Bytes | FieldType::Records => e.slice_field(Some(&[]), flexible).unwrap(),
-        FieldType::Struct(schema) => put_default(schema, e, version, flexible),
+        FieldType::Struct(schema) => {
+            if field.nullable.contains(version) {
+                e.i8(1);
+            }
+            put_default(schema, e, version, flexible);
+        }
         // One element each, so that handlers have something to say about it.
         FieldType::Array(element) => {
             match flexible {

@@ -58,7 +58,8 @@ async fn find(
             partition_index,
             offset: found.offset.0.cast_signed(),
             timestamp: found.timestamp.map_or(-1, |timestamp| timestamp.0),
-            leader_epoch: found.leader_epoch.0.cast_signed(),
+            // Versions before KIP-320 have no field for it.
+            leader_epoch: if caller.version >= 4 { found.leader_epoch.0.cast_signed() } else { -1 },
             ..Default::default()
         },
         // No record fits: offset and timestamp -1, and no error.
