@@ -115,6 +115,33 @@ impl FaultyDisk {
         })
     }
 
+    /// Another disk with what this one shows, all of it durable: an image, or an old state to come back to.
+    pub fn image(&self) -> Self {
+        let image = Self::seeded(0);
+        let state = self.state.lock();
+        let mut copy = image.state.lock();
+        copy.random = state.random;
+        copy.capacity_bytes = state.capacity_bytes;
+        copy.next_file = state.next_file;
+        copy.names.clone_from(&state.names);
+        copy.durable_names.clone_from(&state.names);
+        for file in state.names.values() {
+            let seen = state.files[file].seen.clone();
+            let durable = seen.clone();
+            copy.files.insert(
+                *file,
+                Contents {
+                    seen,
+                    durable,
+                    unsynced: Vec::new(),
+                    handles: 0,
+                },
+            );
+        }
+        drop(copy);
+        image
+    }
+
     /// Ends the process that has the disk mounted; everything written stays visible.
     pub fn kill(&self) {
         self.state.lock().mounts += 1;

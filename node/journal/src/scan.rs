@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::disk::DiskFile;
 use crate::file::JournalFile;
-use crate::frame::{ALIGN_BYTES, Crc, FrameKind, HEADER_BYTES, Header, MAGIC};
+use crate::frame::{ALIGN_BYTES, Crc, FrameKind, HEADER_BYTES, Header, MAGIC, u64_at};
 
 /// What the scan came upon, in the order of the file.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ fn scan_frames(
             return Ok(end);
         }
         // Not a frame: the end of the log, a torn write, or damage.
-        let clean = window.is_zero(at)?;
+        let begun = window.begins(at, file.salt)?;
         let ahead = ahead_of(ahead, window, file, at)?;
         let proven = knowledge == Knowledge::AllSynced || ahead.proves(at, end.generation);
         match ahead.next(at, end.generation) {
@@ -133,7 +133,7 @@ fn scan_frames(
                 return Ok(end);
             }
             _ => {
-                end.torn = !clean;
+                end.torn = begun || ahead.next(at, end.generation).is_some();
                 return Ok(end);
             }
         }
@@ -263,9 +263,10 @@ impl Window {
         Ok(payload.into())
     }
 
-    fn is_zero(&mut self, at: u64) -> io::Result<bool> {
+    /// Whether a frame of this file was begun at `at`; leftovers of an earlier life of the file are none.
+    fn begins(&mut self, at: u64, salt: u64) -> io::Result<bool> {
         let view = self.view(at, HEADER_BYTES)?;
-        Ok(view[..view.len().min(64)].iter().all(|byte| *byte == 0))
+        Ok(view.len() >= 16 && view[..4] == MAGIC && u64_at(view, 8) == salt)
     }
 
     /// The next aligned place from `at` on that begins like a frame.

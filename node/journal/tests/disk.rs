@@ -198,5 +198,10 @@ fn a_full_disk_refuses_new_files_only() {
     file.write_at(7990, &mut [IoSlice::new(&[1; 10])]).unwrap();
     mount.remove("f").unwrap();
     mount.sync_dir().unwrap();
+    assert!(
+        mount.create("g", 8000).is_err(),
+        "who has it open keeps the space"
+    );
+    drop(file);
     mount.create("g", 8000).unwrap();
 }

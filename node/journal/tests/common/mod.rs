@@ -79,7 +79,13 @@ impl Node {
     }
 
     /// Appends entries and waits for them.
-    pub(crate) fn append(&mut self, shard: ShardId, term: u64, indexes: std::ops::RangeInclusive<u64>, len: usize) {
+    pub(crate) fn append(
+        &mut self,
+        shard: ShardId,
+        term: u64,
+        indexes: std::ops::RangeInclusive<u64>,
+        len: usize,
+    ) {
         for index in indexes {
             self.journal.append(
                 shard,
@@ -117,7 +123,12 @@ impl Node {
         panic!("the writer does not stop");
     }
 
-    pub(crate) fn read(&self, shard: ShardId, index: u64, len: usize) -> Result<Bytes, meridian_journal::ReadError> {
+    pub(crate) fn read(
+        &self,
+        shard: ShardId,
+        index: u64,
+        len: usize,
+    ) -> Result<Bytes, meridian_journal::ReadError> {
         let parts = self
             .journal
             .read(shard, RaftIndex(index), 0, u32::try_from(len).unwrap())?;
