@@ -22,7 +22,12 @@ fn put_default(schema: &StructSchema, e: &mut Encoder, version: i16, flexible: b
 }
 
 fn put_field(field: &FieldSchema, e: &mut Encoder, version: i16, flexible: bool) {
-    let number = |zero: i64| field.default.and_then(|text| text.parse::<i64>().ok()).unwrap_or(zero);
+    let number = |zero: i64| {
+        field
+            .default
+            .and_then(|text| text.parse::<i64>().ok())
+            .unwrap_or(zero)
+    };
     match field.ty {
         FieldType::Bool => e.bool(false),
         FieldType::Int8 => e.i8(number(0) as i8),
@@ -46,7 +51,13 @@ fn put_field(field: &FieldSchema, e: &mut Encoder, version: i16, flexible: bool)
                 true => e.unsigned_varint(2),
                 false => e.i32(1),
             }
-            let element = FieldSchema { ty: *element, default: None, ..FieldSchema { ..*field } };
+            let nullable = meridian_wire::Versions::NONE;
+            let element = FieldSchema {
+                ty: *element,
+                nullable,
+                default: None,
+                ..*field
+            };
             put_field(&element, e, version, flexible);
         }
     }
@@ -61,7 +72,14 @@ async fn every_version_of_every_api_is_answered() {
             let mut client = broker.client().await;
             let flexible = api.flexible_versions().contains(version);
             let mut e = Encoder::framed();
-            RequestHeader { api, version, correlation_id: 77, client_id: None }.encode(&mut e).unwrap();
+            RequestHeader {
+                api,
+                version,
+                correlation_id: 77,
+                client_id: None,
+            }
+            .encode(&mut e)
+            .unwrap();
             put_default(api.schemas()[0], &mut e, version, flexible);
             for segment in e.finish().unwrap() {
                 client.stream.write_all(&segment).await.unwrap();
@@ -70,7 +88,10 @@ async fn every_version_of_every_api_is_answered() {
             if api == ApiKey::Produce {
                 continue;
             }
-            let frame: BytesMut = client.frame().await.unwrap_or_else(|| panic!("{api} {version} is answered"));
+            let frame: BytesMut = client
+                .frame()
+                .await
+                .unwrap_or_else(|| panic!("{api} {version} is answered"));
             let mut d = Decoder::new(frame);
             let header = ResponseHeader::decode(&mut d, api, version).unwrap();
             assert_eq!(header.correlation_id, 77, "{api} {version}");

@@ -42,12 +42,26 @@ async fn what_is_produced_is_fetched_with_its_offsets() {
         let response = client.produce("t", 0, batch(NOW_MS, &["a", "b"])).await;
         let partition = &response.responses[0].partition_responses[0];
         assert_eq!((partition.error_code, partition.base_offset), (0, number * 2));
-        assert_eq!((partition.log_start_offset, partition.log_append_time_ms), (0, -1));
+        assert_eq!(
+            (partition.log_start_offset, partition.log_append_time_ms),
+            (0, -1)
+        );
     }
     let response = client.fetch(&fetch("t", 0, 3)).await;
     let partition = &response.responses[0].partitions[0];
-    assert_eq!((partition.error_code, partition.high_watermark, partition.last_stable_offset), (0, 6, 6));
-    assert_eq!(bases(partition.records.segments()), [2, 4], "the whole batch that contains the offset");
+    assert_eq!(
+        (
+            partition.error_code,
+            partition.high_watermark,
+            partition.last_stable_offset
+        ),
+        (0, 6, 6)
+    );
+    assert_eq!(
+        bases(partition.records.segments()),
+        [2, 4],
+        "the whole batch that contains the offset"
+    );
     assert_eq!(partition.aborted_transactions, None);
     broker.stop().await;
 }
@@ -87,7 +101,10 @@ async fn a_waiting_fetch_is_woken_by_a_produce_and_else_by_its_time() {
     let broker = TestBroker::start().await;
     broker.create_topic("t", 2, &[]).await;
     let mut consumer = broker.client().await;
-    let waiting = FetchRequest { max_wait_ms: 5_000, ..fetch("t", 1, 0) };
+    let waiting = FetchRequest {
+        max_wait_ms: 5_000,
+        ..fetch("t", 1, 0)
+    };
     let id = consumer.send(&waiting, 12).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let begun = Instant::now();
@@ -97,7 +114,10 @@ async fn a_waiting_fetch_is_woken_by_a_produce_and_else_by_its_time() {
     assert_eq!(bases(response.responses[0].partitions[0].records.segments()), [0]);
 
     let begun = Instant::now();
-    let waiting = FetchRequest { max_wait_ms: 60, ..fetch("t", 1, 1) };
+    let waiting = FetchRequest {
+        max_wait_ms: 60,
+        ..fetch("t", 1, 1)
+    };
     let response = consumer.fetch(&waiting).await;
     assert!(begun.elapsed() >= Duration::from_millis(55));
     assert!(response.responses[0].partitions[0].records.is_empty());
@@ -110,19 +130,33 @@ async fn a_fetch_waits_for_min_bytes_over_all_partitions() {
     broker.create_topic("t", 2, &[]).await;
     let mut consumer = broker.client().await;
     let size = batch(NOW_MS, &["x"]).len() as i32;
-    let mut waiting = FetchRequest { max_wait_ms: 5_000, min_bytes: size * 3, ..fetch("t", 0, 0) };
-    let second = FetchPartition { partition: 1, ..waiting.topics[0].partitions[0].clone() };
+    let mut waiting = FetchRequest {
+        max_wait_ms: 5_000,
+        min_bytes: size * 3,
+        ..fetch("t", 0, 0)
+    };
+    let second = FetchPartition {
+        partition: 1,
+        ..waiting.topics[0].partitions[0].clone()
+    };
     waiting.topics[0].partitions.push(second);
     let id = consumer.send(&waiting, 12).await;
     let mut producer = broker.client().await;
     for partition in [0, 1] {
         producer.produce("t", partition, batch(NOW_MS, &["x"])).await;
     }
-    assert!(tokio::time::timeout(Duration::from_millis(60), consumer.frame()).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(60), consumer.frame())
+            .await
+            .is_err()
+    );
     producer.produce("t", 1, batch(NOW_MS, &["x"])).await;
     let response = consumer.receive::<FetchRequest>(12, id).await;
-    let counts: Vec<usize> =
-        response.responses[0].partitions.iter().map(|p| bases(p.records.segments()).len()).collect();
+    let counts: Vec<usize> = response.responses[0]
+        .partitions
+        .iter()
+        .map(|p| bases(p.records.segments()).len())
+        .collect();
     assert_eq!(counts, [1, 2]);
     broker.stop().await;
 }
@@ -138,18 +172,36 @@ async fn byte_limits_hold_except_for_the_first_batch() {
         }
     }
     let size = batch(NOW_MS, &["x"]).len() as i32;
-    let mut request = FetchRequest { max_bytes: 1, ..fetch("t", 0, 0) };
-    let second = FetchPartition { partition: 1, ..request.topics[0].partitions[0].clone() };
+    let mut request = FetchRequest {
+        max_bytes: 1,
+        ..fetch("t", 0, 0)
+    };
+    let second = FetchPartition {
+        partition: 1,
+        ..request.topics[0].partitions[0].clone()
+    };
     request.topics[0].partitions.push(second);
     let counts = |response: &meridian_wire::FetchResponse| -> Vec<usize> {
-        response.responses[0].partitions.iter().map(|p| bases(p.records.segments()).len()).collect()
+        response.responses[0]
+            .partitions
+            .iter()
+            .map(|p| bases(p.records.segments()).len())
+            .collect()
     };
-    assert_eq!(counts(&client.fetch(&request).await), [1, 0], "the first batch comes whole");
+    assert_eq!(
+        counts(&client.fetch(&request).await),
+        [1, 0],
+        "the first batch comes whole"
+    );
     request.max_bytes = size * 4;
     request.topics[0].partitions[0].partition_max_bytes = size * 2;
     assert_eq!(counts(&client.fetch(&request).await), [2, 2]);
     request.max_bytes = size * 2 + 1;
-    assert_eq!(counts(&client.fetch(&request).await), [2, 0], "only the first batch may exceed a limit");
+    assert_eq!(
+        counts(&client.fetch(&request).await),
+        [2, 0],
+        "only the first batch may exceed a limit"
+    );
     broker.stop().await;
 }
 
@@ -158,9 +210,15 @@ async fn fetch_sessions_tell_only_news() {
     let broker = TestBroker::start().await;
     broker.create_topic("t", 3, &[]).await;
     let mut client = broker.client().await;
-    let mut full = FetchRequest { session_epoch: 0, ..fetch("t", 0, 0) };
+    let mut full = FetchRequest {
+        session_epoch: 0,
+        ..fetch("t", 0, 0)
+    };
     for partition in [1, 2] {
-        let added = FetchPartition { partition, ..full.topics[0].partitions[0].clone() };
+        let added = FetchPartition {
+            partition,
+            ..full.topics[0].partitions[0].clone()
+        };
         full.topics[0].partitions.push(added);
     }
     let response = client.fetch(&full).await;
@@ -168,7 +226,12 @@ async fn fetch_sessions_tell_only_news() {
     let session_id = response.session_id;
     assert_ne!(session_id, 0);
 
-    let next = |session_epoch| FetchRequest { session_id, session_epoch, topics: Vec::new(), ..full.clone() };
+    let next = |session_epoch| FetchRequest {
+        session_id,
+        session_epoch,
+        topics: Vec::new(),
+        ..full.clone()
+    };
     assert!(client.fetch(&next(1)).await.responses.is_empty());
     client.produce("t", 1, batch(NOW_MS, &["x"])).await;
     let response = client.fetch(&next(2)).await;
@@ -176,7 +239,12 @@ async fn fetch_sessions_tell_only_news() {
     assert_eq!(response.responses[0].partitions[0].partition_index, 1);
     let wrong = client.fetch(&next(2)).await;
     assert_eq!(wrong.error_code, ErrorCode::InvalidFetchSessionEpoch.code());
-    let gone = client.fetch(&FetchRequest { session_id: session_id ^ 1, ..next(3) }).await;
+    let gone = client
+        .fetch(&FetchRequest {
+            session_id: session_id ^ 1,
+            ..next(3)
+        })
+        .await;
     assert_eq!(gone.error_code, ErrorCode::FetchSessionIdNotFound.code());
     broker.stop().await;
 }
@@ -192,12 +260,18 @@ async fn topic_ids_name_topics_from_version_13_on() {
     assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
     assert_eq!(response.responses[0].topic_id, id);
     let mut request = fetch("t", 0, 0);
-    let unknown = FetchTopic { topic_id: Uuid::from_u128(9), ..request.topics[0].clone() };
+    let unknown = FetchTopic {
+        topic_id: Uuid::from_u128(9),
+        ..request.topics[0].clone()
+    };
     request.topics[0].topic_id = id;
     request.topics.push(unknown);
     let response = client.call(&request, 17).await;
     assert_eq!(bases(response.responses[0].partitions[0].records.segments()), [0]);
-    assert_eq!(response.responses[1].partitions[0].error_code, ErrorCode::UnknownTopicId.code());
+    assert_eq!(
+        response.responses[1].partitions[0].error_code,
+        ErrorCode::UnknownTopicId.code()
+    );
     broker.stop().await;
 }
 
@@ -208,7 +282,10 @@ async fn leader_epochs_are_checked_and_told() {
     let mut client = broker.client().await;
     client.produce("t", 0, batch(NOW_MS, &["x", "y"])).await;
     let metadata = MetadataRequest {
-        topics: Some(vec![MetadataRequestTopic { name: Some("t".into()), ..Default::default() }]),
+        topics: Some(vec![MetadataRequestTopic {
+            name: Some("t".into()),
+            ..Default::default()
+        }]),
         ..Default::default()
     };
     let current = client.call(&metadata, 12).await.topics[0].partitions[0].leader_epoch;
@@ -226,13 +303,20 @@ async fn leader_epochs_are_checked_and_told() {
         request.topics[0].partitions[0].current_leader_epoch = asked;
         let fetched = client.fetch(&request).await;
         let expected = if asked == -1 { ErrorCode::None } else { error };
-        assert_eq!(fetched.responses[0].partitions[0].error_code, expected.code(), "epoch {asked}");
+        assert_eq!(
+            fetched.responses[0].partitions[0].error_code,
+            expected.code(),
+            "epoch {asked}"
+        );
     }
     let mut diverged = fetch("t", 0, 2);
     diverged.topics[0].partitions[0].last_fetched_epoch = current;
     let answer = client.fetch(&diverged).await;
     assert_eq!(answer.responses[0].partitions[0].diverging_epoch.epoch, -1);
-    let partition = |leader_epoch| OffsetForLeaderPartition { leader_epoch, ..Default::default() };
+    let partition = |leader_epoch| OffsetForLeaderPartition {
+        leader_epoch,
+        ..Default::default()
+    };
     let request = OffsetForLeaderEpochRequest {
         replica_id: -1,
         topics: vec![OffsetForLeaderTopic {
@@ -241,8 +325,11 @@ async fn leader_epochs_are_checked_and_told() {
         }],
     };
     let ends = client.call(&request, 4).await;
-    let ends: Vec<(i32, i64)> =
-        ends.topics[0].partitions.iter().map(|end| (end.leader_epoch, end.end_offset)).collect();
+    let ends: Vec<(i32, i64)> = ends.topics[0]
+        .partitions
+        .iter()
+        .map(|end| (end.leader_epoch, end.end_offset))
+        .collect();
     assert_eq!(ends, [(current, 2), (-1, -1)]);
     broker.stop().await;
 }
@@ -260,23 +347,35 @@ async fn offsets_outside_of_the_log_and_unknown_partitions_have_their_errors() {
     assert_eq!(error("t", 0, 2).await, ErrorCode::OffsetOutOfRange.code());
     assert_eq!(error("t", 0, -5).await, ErrorCode::OffsetOutOfRange.code());
     assert_eq!(error("t", 7, 0).await, ErrorCode::UnknownTopicOrPartition.code());
-    assert_eq!(error("nope", 0, 0).await, ErrorCode::UnknownTopicOrPartition.code());
+    assert_eq!(
+        error("nope", 0, 0).await,
+        ErrorCode::UnknownTopicOrPartition.code()
+    );
     broker.stop().await;
 }
 
 #[tokio::test]
 async fn refused_batches_say_why() {
     let broker = TestBroker::start().await;
-    broker.create_topic("small", 1, &[("max.message.bytes", "100")]).await;
-    broker.create_topic("compacted", 1, &[("cleanup.policy", "compact")]).await;
-    broker.create_topic("stamped", 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    broker
+        .create_topic("small", 1, &[("max.message.bytes", "100")])
+        .await;
+    broker
+        .create_topic("compacted", 1, &[("cleanup.policy", "compact")])
+        .await;
+    broker
+        .create_topic("stamped", 1, &[("message.timestamp.type", "LogAppendTime")])
+        .await;
     let mut client = broker.client().await;
     let answer = async |client: &mut Client, topic, records| {
         client.produce(topic, 0, records).await.responses[0].partition_responses[0].clone()
     };
     let large = "x".repeat(200);
     let got = answer(&mut client, "small", batch(NOW_MS, &[&large])).await;
-    assert_eq!((got.error_code, got.base_offset), (ErrorCode::MessageTooLarge.code(), -1));
+    assert_eq!(
+        (got.error_code, got.base_offset),
+        (ErrorCode::MessageTooLarge.code(), -1)
+    );
 
     let mut damaged = BytesMut::from(&batch(NOW_MS, &["x"])[..]);
     damaged[70] ^= 1;
@@ -284,7 +383,9 @@ async fn refused_batches_say_why() {
     assert_eq!(got.error_code, ErrorCode::CorruptMessage.code());
 
     let mut keyless = meridian_wire::batch::BatchBuilder::new(meridian_wire::batch::Compression::None);
-    keyless.push(meridian_types::TimestampMs(NOW_MS), None, Some(b"v"), &[]).unwrap();
+    keyless
+        .push(meridian_types::TimestampMs(NOW_MS), None, Some(b"v"), &[])
+        .unwrap();
     let got = answer(&mut client, "compacted", keyless.build().unwrap()).await;
     assert_eq!(got.error_code, ErrorCode::InvalidRecord.code());
     assert_eq!(got.record_errors[0].batch_index, 0);
@@ -297,7 +398,9 @@ async fn refused_batches_say_why() {
     assert_eq!(BatchHeader::parse(&records).unwrap().max_timestamp.0, NOW_MS);
     meridian_wire::batch::verify_crc(&records).unwrap();
 
-    let got = client.call(&produce("small", 0, batch(NOW_MS, &["x"]), 2), 9).await;
+    let got = client
+        .call(&produce("small", 0, batch(NOW_MS, &["x"]), 2), 9)
+        .await;
     let code = got.responses[0].partition_responses[0].error_code;
     assert_eq!(code, ErrorCode::InvalidRequiredAcks.code());
     broker.stop().await;
@@ -313,7 +416,9 @@ async fn acks_zero_has_no_answer_and_a_failure_closes_the_connection() {
     client.receive::<ApiVersionsRequest>(2, id).await;
     let response = client.fetch(&fetch("t", 0, 0)).await;
     assert_eq!(response.responses[0].partitions[0].high_watermark, 1);
-    client.send(&produce("nope", 0, batch(NOW_MS, &["x"]), 0), 9).await;
+    client
+        .send(&produce("nope", 0, batch(NOW_MS, &["x"]), 0), 9)
+        .await;
     assert!(client.frame().await.is_none());
     broker.stop().await;
 }
@@ -327,12 +432,23 @@ async fn list_offsets_finds_ends_and_times() {
         replica_id: -1,
         topics: vec![ListOffsetsTopic {
             name: "t".into(),
-            partitions: vec![ListOffsetsPartition { timestamp, ..Default::default() }],
+            partitions: vec![ListOffsetsPartition {
+                timestamp,
+                ..Default::default()
+            }],
         }],
         ..Default::default()
     };
     let empty = client.call(&ask(-3), 10).await.topics[0].partitions[0].clone();
-    assert_eq!((empty.error_code, empty.offset, empty.timestamp, empty.leader_epoch), (0, -1, -1, -1));
+    assert_eq!(
+        (
+            empty.error_code,
+            empty.offset,
+            empty.timestamp,
+            empty.leader_epoch
+        ),
+        (0, -1, -1, -1)
+    );
     for time in [100, 300, 200] {
         client.produce("t", 0, batch(NOW_MS + time, &["x", "y"])).await;
     }
@@ -347,7 +463,11 @@ async fn list_offsets_finds_ends_and_times() {
         (NOW_MS + 301, -1, -1),
     ] {
         let found = client.call(&ask(timestamp), 10).await.topics[0].partitions[0].clone();
-        assert_eq!((found.error_code, found.offset, found.timestamp), (0, offset, time), "asked {timestamp}");
+        assert_eq!(
+            (found.error_code, found.offset, found.timestamp),
+            (0, offset, time),
+            "asked {timestamp}"
+        );
         assert_eq!(found.leader_epoch >= 0, offset >= 0);
     }
     broker.stop().await;
@@ -358,31 +478,59 @@ async fn metadata_creates_what_is_asked_for_and_tells_brokers_and_leaders() {
     let broker = TestBroker::start().await;
     let mut client = broker.client().await;
     let ask = |name: &'static str, allow| MetadataRequest {
-        topics: Some(vec![MetadataRequestTopic { name: Some(name.into()), ..Default::default() }]),
+        topics: Some(vec![MetadataRequestTopic {
+            name: Some(name.into()),
+            ..Default::default()
+        }]),
         allow_auto_topic_creation: allow,
         ..Default::default()
     };
     let refused = client.call(&ask("made", false), 12).await;
-    assert_eq!(refused.topics[0].error_code, ErrorCode::UnknownTopicOrPartition.code());
+    assert_eq!(
+        refused.topics[0].error_code,
+        ErrorCode::UnknownTopicOrPartition.code()
+    );
     let made = client.call(&ask("made", true), 12).await;
-    assert_eq!((made.topics[0].error_code, made.topics[0].partitions.len()), (0, 1));
+    assert_eq!(
+        (made.topics[0].error_code, made.topics[0].partitions.len()),
+        (0, 1)
+    );
     assert_eq!(made.topics[0].partitions[0].leader_id, 1);
     assert_eq!(made.brokers[0].port, i32::from(broker.address.port()));
     assert_eq!(made.brokers[0].rack.as_deref(), Some("a"));
     assert_eq!(made.controller_id, 1);
     assert_eq!(made.cluster_id.as_deref().map(str::len), Some(22));
     let invalid = client.call(&ask("a b", true), 12).await;
-    assert_eq!(invalid.topics[0].error_code, ErrorCode::InvalidTopicException.code());
+    assert_eq!(
+        invalid.topics[0].error_code,
+        ErrorCode::InvalidTopicException.code()
+    );
     let by_id = MetadataRequest {
-        topics: Some(vec![MetadataRequestTopic { topic_id: made.topics[0].topic_id, name: None }]),
+        topics: Some(vec![MetadataRequestTopic {
+            topic_id: made.topics[0].topic_id,
+            name: None,
+        }]),
         ..Default::default()
     };
-    assert_eq!(client.call(&by_id, 12).await.topics[0].name.as_deref(), Some("made"));
-    let all = MetadataRequest { topics: None, ..Default::default() };
+    assert_eq!(
+        client.call(&by_id, 12).await.topics[0].name.as_deref(),
+        Some("made")
+    );
+    let all = MetadataRequest {
+        topics: None,
+        ..Default::default()
+    };
     assert_eq!(client.call(&all, 1).await.topics.len(), 1);
-    let none = MetadataRequest { topics: Some(Vec::new()), ..Default::default() };
+    let none = MetadataRequest {
+        topics: Some(Vec::new()),
+        ..Default::default()
+    };
     assert_eq!(client.call(&none, 1).await.topics.len(), 0);
-    assert_eq!(client.call(&none, 0).await.topics.len(), 1, "version 0 asks for all with an empty list");
+    assert_eq!(
+        client.call(&none, 0).await.topics.len(),
+        1,
+        "version 0 asks for all with an empty list"
+    );
     broker.stop().await;
 }
 
@@ -397,7 +545,12 @@ async fn a_newer_api_versions_is_answered_with_ours() {
     client.stream.write_all(&bytes).await.unwrap();
     let response = client.receive::<ApiVersionsRequest>(0, 5).await;
     assert_eq!(response.error_code, ErrorCode::UnsupportedVersion.code());
-    assert!(response.api_keys.iter().any(|api| api.api_key == 18 && api.max_version == 4));
+    assert!(
+        response
+            .api_keys
+            .iter()
+            .any(|api| api.api_key == 18 && api.max_version == 4)
+    );
     broker.stop().await;
 }
 

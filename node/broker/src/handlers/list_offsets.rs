@@ -59,7 +59,11 @@ async fn find(
             offset: found.offset.0.cast_signed(),
             timestamp: found.timestamp.map_or(-1, |timestamp| timestamp.0),
             // Versions before KIP-320 have no field for it.
-            leader_epoch: if caller.version >= 4 { found.leader_epoch.0.cast_signed() } else { -1 },
+            leader_epoch: if caller.version >= 4 {
+                found.leader_epoch.0.cast_signed()
+            } else {
+                -1
+            },
             ..Default::default()
         },
         // No record fits: offset and timestamp -1, and no error.

@@ -1,6 +1,11 @@
 //! A broker over a real region in a temporary directory, and a client that speaks raw messages.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "each test program uses its own part"
+)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,10 +51,15 @@ impl TestBroker {
     pub async fn with(change: impl FnOnce(&mut BrokerSettings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk::open(directory.path().join("journal")).unwrap());
-        let journal = JournalSettings { file_bytes: 8 << 20, bytes_max: 64 << 20, ..JournalSettings::new(7) };
+        let journal = JournalSettings {
+            file_bytes: 8 << 20,
+            bytes_max: 64 << 20,
+            ..JournalSettings::new(7)
+        };
         let (journal, writer) = Journal::open(disk, journal).unwrap();
         let writer = std::thread::Builder::new().spawn(move || writer.run()).unwrap();
-        let checkpoints: Arc<dyn Disk> = Arc::new(RealDisk::open(directory.path().join("checkpoints")).unwrap());
+        let checkpoints: Arc<dyn Disk> =
+            Arc::new(RealDisk::open(directory.path().join("checkpoints")).unwrap());
         let now = Arc::new(AtomicI64::new(1_700_000_000_000));
         let clock = now.clone();
         let random = AtomicU64::new(1);
@@ -84,8 +94,15 @@ impl TestBroker {
             bind: "127.0.0.1:0".parse().unwrap(),
             advertised: None,
         };
-        let handle =
-            Broker::start(settings, region.clone(), vec![listener], &registry, shutdown.clone()).await.unwrap();
+        let handle = Broker::start(
+            settings,
+            region.clone(),
+            vec![listener],
+            &registry,
+            shutdown.clone(),
+        )
+        .await
+        .unwrap();
         let address = handle.local_addresses()[0];
         let registration = NodeRegistration {
             node: NodeId(1),
@@ -95,14 +112,28 @@ impl TestBroker {
             rack: Some("a".to_owned()),
         };
         region.register(registration).await.unwrap();
-        Self { address, region, registry, now, shutdown, handle, writer, _directory: directory }
+        Self {
+            address,
+            region,
+            registry,
+            now,
+            shutdown,
+            handle,
+            writer,
+            _directory: directory,
+        }
     }
 
     pub async fn client(&self) -> Client {
         Client::connect(self.address).await
     }
 
-    pub async fn create_topic(&self, name: &'static str, partitions: i32, configs: &[(&'static str, &'static str)]) -> Uuid {
+    pub async fn create_topic(
+        &self,
+        name: &'static str,
+        partitions: i32,
+        configs: &[(&'static str, &'static str)],
+    ) -> Uuid {
         let mut client = self.client().await;
         let configs = configs.iter().map(|(name, value)| CreatableTopicConfig {
             name: (*name).into(),
@@ -115,9 +146,17 @@ impl TestBroker {
             configs: configs.collect(),
             ..Default::default()
         };
-        let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+        let request = CreateTopicsRequest {
+            topics: vec![topic],
+            timeout_ms: 10_000,
+            ..Default::default()
+        };
         let response = client.call(&request, 7).await;
-        assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0].error_message);
+        assert_eq!(
+            response.topics[0].error_code, 0,
+            "{:?}",
+            response.topics[0].error_message
+        );
         response.topics[0].topic_id
     }
 
@@ -152,7 +191,10 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, correlation_id: 0 }
+        Self {
+            stream,
+            correlation_id: 0,
+        }
     }
 
     /// Sends without waiting; the number that the response will bear.
@@ -202,14 +244,29 @@ impl Client {
 }
 
 fn is_end(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset)
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset
+    )
 }
 
 /// A produce request of one batch.
 pub fn produce(topic: &'static str, partition: i32, records: Bytes, acks: i16) -> ProduceRequest {
-    let data = PartitionProduceData { index: partition, records: Some(BytesMut::from(&records[..])) };
-    let topic = TopicProduceData { name: topic.into(), partition_data: vec![data], ..Default::default() };
-    ProduceRequest { acks, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() }
+    let data = PartitionProduceData {
+        index: partition,
+        records: Some(BytesMut::from(&records[..])),
+    };
+    let topic = TopicProduceData {
+        name: topic.into(),
+        partition_data: vec![data],
+        ..Default::default()
+    };
+    ProduceRequest {
+        acks,
+        timeout_ms: 10_000,
+        topic_data: vec![topic],
+        ..Default::default()
+    }
 }
 
 /// A fetch request of one partition, outside of any session.
@@ -220,7 +277,11 @@ pub fn fetch(topic: &'static str, partition: i32, offset: i64) -> FetchRequest {
         partition_max_bytes: 1 << 20,
         ..Default::default()
     };
-    let topic = FetchTopic { topic: topic.into(), partitions: vec![partition], ..Default::default() };
+    let topic = FetchTopic {
+        topic: topic.into(),
+        partitions: vec![partition],
+        ..Default::default()
+    };
     FetchRequest {
         max_wait_ms: 0,
         min_bytes: 1,
@@ -234,7 +295,9 @@ pub fn fetch(topic: &'static str, partition: i32, offset: i64) -> FetchRequest {
 pub fn batch(timestamp: i64, values: &[&str]) -> Bytes {
     let mut builder = BatchBuilder::new(Compression::None);
     for value in values {
-        builder.push(TimestampMs(timestamp), Some(b"key"), Some(value.as_bytes()), &[]).unwrap();
+        builder
+            .push(TimestampMs(timestamp), Some(b"key"), Some(value.as_bytes()), &[])
+            .unwrap();
     }
     builder.build().unwrap()
 }
