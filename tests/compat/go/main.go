@@ -4,6 +4,7 @@
 //	write BOOTSTRAP PREFIX                  the records of records.go into PREFIX-CODEC for every codec
 //	dump BOOTSTRAP TOPIC...                 prints what it reads
 //	member BOOTSTRAP TOPIC GROUP ASSIGNOR   a group member, until it is killed
+//	load, follow, log                       for the crash tests: see load.go
 package main
 
 import (
@@ -60,7 +61,8 @@ func eventually(what string, probe func() bool) {
 }
 
 func within() context.Context {
-	ctx, _ := context.WithTimeout(context.Background(), wait) //nolint:govet // Ends with the check.
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	context.AfterFunc(ctx, cancel)
 	return ctx
 }
 
@@ -229,6 +231,18 @@ func main() {
 	verb := os.Args[1]
 	bootstrap = os.Args[2]
 	rest := os.Args[3:]
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		reason, known := p.(problem)
+		if !known {
+			panic(p)
+		}
+		fmt.Fprintln(os.Stderr, reason.reason)
+		os.Exit(1)
+	}()
 	switch verb {
 	case "check":
 		if check(rest[0], rest[1]) > 0 {
@@ -248,6 +262,12 @@ func main() {
 		}
 	case "member":
 		member(rest[0], rest[1], rest[2])
+	case "load":
+		load(rest[0], number(rest[1]), number(rest[2]), number(rest[3]), rest[4])
+	case "follow":
+		followLog(rest[0], rest[1])
+	case "log":
+		readLog(rest[0])
 	default:
 		fmt.Fprintln(os.Stderr, "unknown verb", verb)
 		os.Exit(2)

@@ -28,6 +28,30 @@ impl Default for KafkaOptions {
     }
 }
 
+impl KafkaOptions {
+    /// The default, with the properties of `MERIDIAN_TEST_KAFKA_PROPERTIES=key=value,key=value`.
+    ///
+    /// # Panics
+    /// When the variable is in another form.
+    pub fn from_environment() -> Self {
+        let text = std::env::var("MERIDIAN_TEST_KAFKA_PROPERTIES").unwrap_or_default();
+        let properties = text
+            .split(',')
+            .filter(|word| !word.is_empty())
+            .map(|word| {
+                let (key, value) = word.split_once('=').unwrap_or_else(|| {
+                    panic!("MERIDIAN_TEST_KAFKA_PROPERTIES holds '{word}': expected key=value")
+                });
+                (key.to_owned(), value.to_owned())
+            })
+            .collect();
+        Self {
+            properties,
+            ..Self::default()
+        }
+    }
+}
+
 /// JVM options for a tool or client that lives a few seconds: quick start matters more than peak speed.
 pub fn short_lived() -> Vec<String> {
     ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]

@@ -51,7 +51,8 @@ impl Program {
         })
     }
 
-    fn command(self) -> Command {
+    /// The command without arguments.
+    pub fn command(self) -> Command {
         let python = |file: &str| {
             let mut command = Command::new(workspace::clients().join("python/bin/python"));
             command

@@ -48,7 +48,7 @@ impl ServerOptions {
             return Self::of(Kind::External(bootstrap), Duration::from_secs(10));
         }
         match env::var("MERIDIAN_TEST_SERVER").as_deref() {
-            Ok("kafka") => Self::kafka(KafkaOptions::default()),
+            Ok("kafka") => Self::kafka(KafkaOptions::from_environment()),
             Ok("meridian") | Err(_) => Self::meridian(),
             Ok(other) => {
                 panic!("MERIDIAN_TEST_SERVER is '{other}': expected 'meridian' or 'kafka'")

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// What the crash tests run: load from idempotent producers with a log of what was acknowledged, a consumer that
+// follows through every crash, and a reader of everything.
+
+func number(text string) int {
+	n, err := strconv.Atoi(text)
+	must(err, "reading a number")
+	return n
+}
+
+func terminated() context.Context {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	context.AfterFunc(ctx, cancel)
+	return ctx
+}
+
+// load TOPIC PARTITIONS PRODUCERS RATE FILE: each producer sends RATE records a second, `PRODUCER PARTITION SEQUENCE`
+// as their values, sequences from 0 for each producer and partition. Until SIGTERM; then it waits for what is in flight.
+// FILE gets `ack PRODUCER PARTITION SEQUENCE OFFSET` for each acknowledgement, and at the end `sent PRODUCER PARTITION COUNT`.
+func load(topic string, partitions, producers, rate int, path string) {
+	file, err := os.Create(path)
+	must(err, "creating the log of acknowledgements")
+	out := bufio.NewWriter(file)
+	var mutex sync.Mutex
+	note := func(format string, arguments ...any) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		fmt.Fprintf(out, format, arguments...)
+	}
+	go func() {
+		for range time.Tick(20 * time.Millisecond) {
+			mutex.Lock()
+			must(out.Flush(), "writing the log of acknowledgements")
+			mutex.Unlock()
+		}
+	}()
+	stop := terminated()
+	var running sync.WaitGroup
+	failures := make(chan error, producers)
+	for p := 0; p < producers; p++ {
+		running.Add(1)
+		go func() {
+			defer running.Done()
+			if err := produce(stop, topic, p, partitions, rate, note); err != nil {
+				failures <- fmt.Errorf("producer %d: %w", p, err)
+			}
+		}()
+	}
+	running.Wait()
+	close(failures)
+	mutex.Lock()
+	must(out.Flush(), "writing the log of acknowledgements")
+	mutex.Unlock()
+	for err := range failures {
+		fail("%v", err)
+	}
+}
+
+func produce(stop context.Context, topic string, producer, partitions, rate int, note func(string, ...any)) error {
+	compression := codecs[producer%len(codecs)].codec
+	cl := client(
+		kgo.ProducerBatchCompression(compression),
+		kgo.ProducerLinger(time.Duration(producer%3)*2*time.Millisecond),
+		// A gap in the sequence numbers is what we look for: the client must not paper over it.
+		kgo.StopProducerOnDataLossDetected(),
+		kgo.RetryBackoffFn(func(int) time.Duration { return 20 * time.Millisecond }),
+		kgo.RequestTimeoutOverhead(5*time.Second),
+		kgo.MaxBufferedRecords(2000),
+	)
+	defer cl.Close()
+	var mutex sync.Mutex
+	var failure error
+	sequences := make([]int, partitions)
+	next := 0
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for stop.Err() == nil {
+		<-tick.C
+		for range max(1, rate/100) {
+			partition := next % partitions
+			next++
+			sequence := sequences[partition]
+			sequences[partition]++
+			value := fmt.Sprintf("%d %d %d", producer, partition, sequence)
+			// Without a deadline of ours: an idempotent producer retries until it knows.
+			cl.Produce(context.Background(), &kgo.Record{Topic: topic, Partition: int32(partition), Value: []byte(value)}, func(r *kgo.Record, err error) {
+				if err == nil {
+					note("ack %s %d\n", value, r.Offset)
+					return
+				}
+				mutex.Lock()
+				defer mutex.Unlock()
+				if failure == nil {
+					failure = fmt.Errorf("record %s: %w", value, err)
+				}
+			})
+		}
+	}
+	flushing, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	if err := cl.Flush(flushing); err != nil {
+		return fmt.Errorf("what is in flight was not settled: %w", err)
+	}
+	for partition, count := range sequences {
+		note("sent %d %d %d\n", producer, partition, count)
+	}
+	mutex.Lock()
+	defer mutex.Unlock()
+	return failure
+}
+
+// consume gives all partitions of the topic from the start to `each`, until it says enough.
+func consume(ctx context.Context, topic string, each func(*kgo.Record)) {
+	cl := client(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.RetryBackoffFn(func(int) time.Duration { return 20 * time.Millisecond }))
+	defer cl.Close()
+	for ctx.Err() == nil {
+		// Errors of a server that is away are the client's to retry.
+		cl.PollFetches(ctx).EachRecord(each)
+	}
+}
+
+// followLog TOPIC FILE: appends `PARTITION OFFSET VALUE` for each record it reads, through every crash, until SIGTERM.
+func followLog(topic, path string) {
+	file, err := os.Create(path)
+	must(err, "creating the log of what was read")
+	out := bufio.NewWriter(file)
+	consume(terminated(), topic, func(r *kgo.Record) {
+		fmt.Fprintf(out, "%d %d %s\n", r.Partition, r.Offset, r.Value)
+	})
+	must(out.Flush(), "writing the log of what was read")
+}
+
+// readLog TOPIC: prints `PARTITION OFFSET VALUE` for each record up to the end, then `end PARTITION OFFSET`.
+func readLog(topic string) {
+	adm := admin()
+	ends, err := adm.ListEndOffsets(within(), topic)
+	must(err, "listing end offsets")
+	must(ends.Error(), "listing end offsets")
+	adm.Close()
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	left := map[int32]int64{}
+	ends.Each(func(o kadm.ListedOffset) {
+		fmt.Fprintf(out, "end %d %d\n", o.Partition, o.Offset)
+		if o.Offset > 0 {
+			left[o.Partition] = o.Offset
+		}
+	})
+	ctx, enough := context.WithTimeout(context.Background(), 4*wait)
+	defer enough()
+	if len(left) == 0 {
+		return
+	}
+	consume(ctx, topic, func(r *kgo.Record) {
+		fmt.Fprintf(out, "%d %d %s\n", r.Partition, r.Offset, r.Value)
+		if end, has := left[r.Partition]; has && r.Offset >= end-1 {
+			delete(left, r.Partition)
+			if len(left) == 0 {
+				enough()
+			}
+		}
+	})
+	if len(left) > 0 {
+		out.Flush()
+		fail("the ends of %v were not reached", left)
+	}
+}
