@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use meridian_types::NodeId;
 use meridian_wire::ApiKey;
 use thiserror::Error;
 
@@ -133,10 +132,6 @@ fn refused(what: String, result: Result<(), Refusal>) -> Result<(), AdminError> 
     result.map_err(|refusal| AdminError::Refused { what, refusal })
 }
 
-/// A node id as the protocol has it.
-pub(crate) fn node_id(id: NodeId) -> i32 {
-    i32::try_from(id.0).unwrap_or(i32::MAX)
-}
 
 /// A partition index as the protocol has it.
 pub(crate) fn partition_id(index: u32) -> i32 {

@@ -12,6 +12,7 @@ pub mod error;
 pub mod group;
 pub mod metadata;
 pub mod network;
+pub mod producer;
 pub mod versions;
 
 pub use admin::{Admin, AdminError};
@@ -21,3 +22,4 @@ pub use connection::{Connection, ConnectionSettings};
 pub use endpoint::Endpoint;
 pub use error::{Phase, Refusal, RequestCause, RequestError};
 pub use metadata::Metadata;
+pub use producer::{Acks, Delivery, NewRecord, ProduceError, Producer, ProducerSettings};
