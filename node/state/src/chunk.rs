@@ -84,6 +84,7 @@ struct Block {
     first: Chunk,
     end_offset: Offset,
     max_timestamp: TimestampMs,
+    count: usize,
     /// The chunks after the first, each by [`Chunk::put_after`].
     rest: Box<[u8]>,
 }
@@ -124,6 +125,10 @@ impl ChunkIndex {
             .map(|chunk| u64::from(chunk.bytes))
             .sum::<u64>();
         dropped_bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.packed.iter().map(|block| block.count).sum::<usize>() + self.open.len()
     }
 
     pub(crate) fn first(&self) -> Option<&Chunk> {
@@ -193,6 +198,7 @@ impl Block {
                 .map(|chunk| chunk.max_timestamp)
                 .max()
                 .unwrap_or_default(),
+            count: chunks.len(),
             rest: rest.into(),
         }
     }
@@ -252,6 +258,7 @@ mod tests {
         let index = index(&list);
         assert!(index.packed.len() > 5, "the test must cross packed blocks");
         assert_eq!(index.iter().collect::<Vec<_>>(), list);
+        assert_eq!(index.len(), 300);
         assert_eq!(index.first(), list.first());
         assert_eq!(index.last(), list.last());
         for from in (0..list[299].end_offset().0 + 5).map(Offset) {

@@ -253,7 +253,7 @@ fn put_partition_state(out: &mut Vec<u8>, state: &PartitionState) {
     for producer in state.producers.entries() {
         put_producer(out, producer);
     }
-    put_varint(out, state.chunks.iter().count() as u64);
+    put_varint(out, state.chunks.len() as u64);
     let Some(first) = state.chunks.first() else { return };
     put_varint(out, first.base_offset.0);
     let mut before = Chunk::before(first.base_offset);
