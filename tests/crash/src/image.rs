@@ -102,6 +102,11 @@ impl Image {
         last
     }
 
+    /// Syncs everything on it.
+    pub fn sync(&self) -> Result<(), String> {
+        run("sync", &["-f", text(&self.mount_point)])
+    }
+
     /// Throws away everything that was not synced; nothing on the mount works afterwards until it is mounted again.
     pub fn cut_power(&self) -> Result<(), String> {
         run("python3", &["-c", SHUTDOWN, text(&self.mount_point)])

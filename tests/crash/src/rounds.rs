@@ -105,6 +105,12 @@ fn rounds(
     let mut load = Load::start(&server, directory, options.load)?;
     let mut longest_start = Duration::ZERO;
     load.wait_progress(0, RECOVERY)?;
+    if server.is_kafka()
+        && let Some(image) = image.as_deref()
+    {
+        // Kafka does not sync what `format` writes, and does not start without it.
+        image.sync()?;
+    }
     for round in 1..=options.rounds {
         std::thread::sleep(Duration::from_millis(random.within(options.alive_ms.clone())));
         if !server.is_alive() {
