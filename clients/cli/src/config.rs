@@ -52,7 +52,10 @@ impl SettingArgs {
     pub(crate) fn load(&self) -> Result<Config, CliError> {
         let mut flags: Vec<(&str, String)> = Vec::new();
         let mut flag = |key, value: Option<String>| flags.extend(value.map(|value| (key, value)));
-        flag("node.data", self.data.as_ref().map(|path| path.display().to_string()));
+        flag(
+            "node.data",
+            self.data.as_ref().map(|path| path.display().to_string()),
+        );
         flag("kafka.listen", self.kafka.map(|address| address.to_string()));
         flag("kafka.advertise", self.advertise.clone());
         flag("admin.listen", self.admin.map(|address| address.to_string()));
@@ -92,28 +95,32 @@ impl ConfigCommand {
         match self {
             Self::Check(args) => {
                 args.load()?;
-                context.output.document("config.check", json!({ "good": true }), || {
-                    "the configuration is good".to_owned()
-                })
+                context
+                    .output
+                    .document("config.check", json!({ "good": true }), || {
+                        "the configuration is good".to_owned()
+                    })
             }
             Self::Explain(args) => {
                 let settings = args.load()?.explain();
-                context.output.document("config.explain", json!({ "settings": settings }), || {
-                    let mut rows = Rows::new(&["SETTING", "VALUE", "FROM", "MEANING"]);
-                    for setting in &settings {
-                        let value = match &setting.value {
-                            serde_json::Value::Null => "-".to_owned(),
-                            serde_json::Value::String(text) => text.clone(),
-                            other => other.to_string(),
-                        };
-                        let from = match setting.source.as_str() {
-                            "environment" => variable(setting.key),
-                            source => source.to_owned(),
-                        };
-                        rows.push([setting.key.to_owned(), value, from, setting.doc.to_owned()]);
-                    }
-                    rows.render()
-                })
+                context
+                    .output
+                    .document("config.explain", json!({ "settings": settings }), || {
+                        let mut rows = Rows::new(&["SETTING", "VALUE", "FROM", "MEANING"]);
+                        for setting in &settings {
+                            let value = match &setting.value {
+                                serde_json::Value::Null => "-".to_owned(),
+                                serde_json::Value::String(text) => text.clone(),
+                                other => other.to_string(),
+                            };
+                            let from = match setting.source.as_str() {
+                                "environment" => variable(setting.key),
+                                source => source.to_owned(),
+                            };
+                            rows.push([setting.key.to_owned(), value, from, setting.doc.to_owned()]);
+                        }
+                        rows.render()
+                    })
             }
         }
     }

@@ -15,6 +15,7 @@ mod completions;
 mod config;
 mod context;
 mod error;
+mod journal;
 mod output;
 mod parse;
 mod serve;
@@ -52,6 +53,9 @@ enum Command {
     /// Check and explain the configuration
     #[command(subcommand)]
     Config(Box<config::ConfigCommand>),
+    /// Look at a node's log on disk
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -91,6 +95,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Cluster(command) => runtime.block_on(command.run(&context)),
         Command::Serve(args) => runtime.block_on(args.run(&context)),
         Command::Config(command) => command.run(&context),
+        Command::Journal(command) => command.run(&context),
         Command::Completions(args) => args.run(),
     }
 }

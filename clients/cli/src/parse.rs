@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use meridian_client::Acks;
 use meridian_types::TimestampMs;
+use meridian_wire::batch::Compression;
 
 /// `NAME=VALUE`.
 pub(crate) fn parse_setting(text: &str) -> Result<(String, String), String> {
@@ -46,6 +48,21 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         _ => return Err(expected()),
     };
     number.checked_mul(1 << shift).ok_or_else(expected)
+}
+
+/// A codec by its name in Kafka's settings.
+pub(crate) fn parse_compression(text: &str) -> Result<Compression, String> {
+    Compression::from_name(text).ok_or_else(|| "expected none, gzip, snappy, lz4 or zstd".to_owned())
+}
+
+/// Who must have a record.
+pub(crate) fn parse_acks(text: &str) -> Result<Acks, String> {
+    match text {
+        "0" => Ok(Acks::None),
+        "1" => Ok(Acks::Leader),
+        "all" | "-1" => Ok(Acks::All),
+        _ => Err("expected 0, 1 or all".to_owned()),
+    }
 }
 
 /// A moment: milliseconds since 1970, or `2026-11-21`, `2026-11-21T09:30:00Z`, `2026-11-21T09:30:00.250+02:00`.

@@ -25,7 +25,8 @@ impl ServeArgs {
         let settings = config.settings();
         start_logging(&settings.log).map_err(|error| CliError::usage(error.to_string()))?;
         // Handlers stand before the start: a signal during recovery ends it too.
-        let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) =
+            (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
         let server = tokio::select! {
             started = Server::start(settings) => {
                 started.map_err(|error| CliError::failed(format!("the node does not start: {error}")))?
@@ -72,7 +73,11 @@ fn announce(context: &Context, config: &Config, server: &Server) -> Result<(), C
         return Ok(());
     }
     let bold = |text: &str| {
-        if std::io::stdout().is_terminal() { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+        if std::io::stdout().is_terminal() {
+            format!("\x1b[1m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     };
     println!("{}", bold("Meridian is ready."));
     println!("  Kafka clients   {kafka}");

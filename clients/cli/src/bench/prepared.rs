@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use meridian_client::network::connect_tcp;
-use meridian_client::{Cluster, Endpoint, Lane};
+use meridian_client::{Acks, Cluster, Endpoint, Lane};
 use meridian_wire::frame::{FRAME_BYTES_MAX, decode_response, split_frame};
 use meridian_wire::{ApiKey, ErrorCode, ProduceRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::prepare::{PreparedBatch, PreparedRequest, prepare_request};
 use super::produce::Plan;
@@ -37,6 +37,8 @@ struct Sender {
 /// Requests that are on their way.
 #[derive(Default)]
 struct InFlight {
+    /// Tells the reader that there will be no more.
+    all_sent: Notify,
     /// When each was due or sent, with its place in the list of requests, oldest first.
     sent: parking_lot::Mutex<VecDeque<(Instant, usize)>>,
 }
@@ -118,36 +120,22 @@ impl Sender {
         let (mut reader, mut writer) = stream.split();
         let permits = Semaphore::new(self.plan.in_flight);
         let in_flight = InFlight::default();
-        let is_answered = self.plan.acks.code() != 0;
-        let sending = self.send(&mut writer, &permits, &in_flight);
-        if !is_answered {
-            return sending.await;
-        }
-        let reading = self.read(&mut reader, &permits, &in_flight);
-        tokio::pin!(reading);
-        tokio::select! {
-            // Reading ends only badly before all is sent.
-            result = &mut reading => result,
-            sent = sending => {
-                sent?;
-                let rest = self.plan.in_flight as u32;
-                let drained = timeout(ANSWER_TIMEOUT, async {
-                    tokio::select! {
-                        result = &mut reading => result.map(Some),
-                        permits = permits.acquire_many(rest) => { drop(permits); Ok(None) }
-                    }
-                }).await;
-                match drained {
-                    Ok(Ok(None)) => {
-                        permits.close();
-                        reading.await
-                    }
-                    Ok(Ok(Some(totals))) => Ok(totals),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(CliError::failed(format!("{} did not answer for a minute", self.endpoint))),
-                }
+        let work = async {
+            if self.plan.acks == Acks::None {
+                return self.send(&mut writer, &permits, &in_flight).await;
             }
-        }
+            let sending = async {
+                let result = self.send(&mut writer, &permits, &in_flight).await;
+                in_flight.all_sent.notify_one();
+                result
+            };
+            let reading = self.read(&mut reader, &permits, &in_flight);
+            tokio::try_join!(sending, reading).map(|(_, totals)| totals)
+        };
+        let limit = self.plan.end + ANSWER_TIMEOUT;
+        timeout_at(limit, work).await.unwrap_or_else(|_| {
+            Err(CliError::failed(format!("{} did not answer for a minute", self.endpoint)))
+        })
     }
 
     /// Sends until the time is up. Counts only what will not be answered.
@@ -158,7 +146,7 @@ impl Sender {
         in_flight: &InFlight,
     ) -> Result<Totals, CliError> {
         let mut totals = Totals::default();
-        let is_answered = self.plan.acks.code() != 0;
+        let is_answered = self.plan.acks != Acks::None;
         let start = self.plan.start;
         let mut number: u32 = 0;
         loop {
@@ -174,7 +162,7 @@ impl Sender {
                 sleep_until(due).await;
             }
             if is_answered {
-                permits.acquire().await.expect("closed after sending only").forget();
+                permits.acquire().await.expect("the semaphore is never closed").forget();
             }
             let now = super::driver::now();
             if now >= self.plan.end {
@@ -212,7 +200,7 @@ impl Sender {
         self.plan.progress.inc(request.records);
     }
 
-    /// Reads answers until the permits are closed.
+    /// Reads answers until all is sent and answered.
     async fn read(
         &self,
         reader: &mut ReadHalf<'_>,
@@ -222,14 +210,17 @@ impl Sender {
         let mut totals = Totals::default();
         let mut received = BytesMut::with_capacity(16 << 10);
         let broken = |what: String| CliError::failed(format!("{}: {what}", self.endpoint));
+        let mut is_all_sent = false;
         loop {
-            if permits.is_closed() {
+            if is_all_sent && in_flight.sent.lock().is_empty() {
                 return Ok(totals);
             }
             let read = tokio::select! {
                 read = reader.read_buf(&mut received) => read,
-                // Wakes when the permits are closed: then everything is answered.
-                _ = permits.acquire_many(u32::MAX >> 4) => continue,
+                () = in_flight.all_sent.notified(), if !is_all_sent => {
+                    is_all_sent = true;
+                    continue;
+                }
             };
             match read {
                 Ok(0) => return Err(broken("the server closed the connection".to_owned())),
