@@ -62,25 +62,26 @@ impl Next {
 }
 
 impl Shared {
-    /// The next file for the writer, however far it is prepared; makes one if there is none.
+    /// The next file for the writer, however far it is prepared; makes one if there is none. The spare's name is
+    /// the writer's until it calls [`next_taken`](Self::next_taken).
     ///
     /// Errors: what the disk says, `StorageFull` among it; then the journal counts as full.
     pub(crate) fn take_next(&self) -> io::Result<Prepared> {
         let mut state = self.next.state.lock();
         loop {
             match std::mem::replace(&mut *state, State::Busy) {
-                State::Ready(prepared) => {
-                    *state = State::Wanted;
-                    return Ok(prepared);
-                }
+                State::Ready(prepared) => return Ok(prepared),
                 State::Busy => self.next.changed.wait(&mut state),
                 State::Wanted => break,
             }
         }
         drop(state);
-        let made = self.make();
+        self.make().inspect_err(|_| self.next.put(State::Wanted))
+    }
+
+    /// The file taken has its own name now: the keeper may make another.
+    pub(crate) fn next_taken(&self) {
         self.next.put(State::Wanted);
-        made
     }
 
     fn make(&self) -> io::Result<Prepared> {

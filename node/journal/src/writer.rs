@@ -444,6 +444,7 @@ impl Writer {
             self.shared.disk.sync_dir()
         };
         into().map_err(RollError::Io)?;
+        self.shared.next_taken();
         let file = Arc::new(JournalFile {
             number,
             salt: salt_of(self.shared.journal_id, number),

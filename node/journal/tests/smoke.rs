@@ -94,3 +94,85 @@ fn what_was_acknowledged_is_there_after_a_restart() {
         );
     });
 }
+
+/// Eight threads append, purge and release as fast as they can while files of 256 KiB roll and are used again
+/// under them; readers hold every byte against what was written.
+#[test]
+fn many_threads_roll_and_reuse_files_under_readers() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = JournalSettings {
+        file_bytes: 256 << 10,
+        bytes_max: 2 << 20,
+        cache_bytes: 100_000,
+        ..JournalSettings::new(3)
+    };
+    let payload = |shard: u32, index: u64| {
+        let len = usize::try_from(1 + (index * 7919 + u64::from(shard)) % 6000).unwrap();
+        Bytes::from(vec![u8::try_from((index + u64::from(shard)) % 251).unwrap(); len])
+    };
+    let last = 1500;
+    {
+        let disk = Arc::new(RealDisk::open(directory.path()).unwrap());
+        let (journal, writer) = Journal::open(disk, small.clone()).unwrap();
+        let thread = std::thread::Builder::new().spawn(move || writer.run()).unwrap();
+        std::thread::scope(|scope| {
+            for shard in 0..8 {
+                let journal = journal.clone();
+                scope.spawn(move || {
+                    for index in 1..=last {
+                        let told = wait(|done| {
+                            journal.append(
+                                ShardId(shard),
+                                vec![entry(1, index, payload(shard, index))],
+                                done,
+                            );
+                        });
+                        told.unwrap();
+                        let back = RaftIndex(index - (index * 31) % index.min(60));
+                        let len = payload(shard, back.0).len();
+                        let read = journal
+                            .read(ShardId(shard), back, 0, u32::try_from(len).unwrap())
+                            .unwrap();
+                        assert_eq!(
+                            read.concat(),
+                            payload(shard, back.0),
+                            "shard {shard} entry {back}"
+                        );
+                        if index % 50 == 0 && index > 100 {
+                            let through = LogPosition {
+                                term: Term(1),
+                                index: RaftIndex(index - 70),
+                            };
+                            journal.purge(ShardId(shard), through, Box::new(|result| result.unwrap()));
+                            journal.release(ShardId(shard), through.index);
+                        }
+                    }
+                });
+            }
+        });
+        let usage = journal.usage();
+        assert!(usage.files_retired > 10, "{usage:?}");
+        journal.shutdown();
+        thread.join().unwrap();
+    }
+    let disk = Arc::new(RealDisk::open(directory.path()).unwrap());
+    let (journal, _writer) = Journal::open(disk, small).unwrap();
+    for shard in 0..8 {
+        let log = journal.log(ShardId(shard));
+        assert_eq!(
+            (log.damaged, log.last.map(|last| last.index)),
+            (None, Some(RaftIndex(last)))
+        );
+        for index in log.first.unwrap().index.0..=last {
+            let len = payload(shard, index).len();
+            let read = journal
+                .read(ShardId(shard), RaftIndex(index), 0, u32::try_from(len).unwrap())
+                .unwrap();
+            assert_eq!(
+                read.concat(),
+                payload(shard, index),
+                "shard {shard} entry {index}"
+            );
+        }
+    }
+}
