@@ -86,7 +86,6 @@ pub(crate) fn begin(context: &Arc<Context>, peer: &Arc<Peer>, frame: Frame) -> R
         Work::UnknownApiVersions
     } else if header.api == ApiKey::Produce {
         let request = ProduceRequest::decode(&mut decoder, header.version)
-            .and_then(|request| decoder.finish().map(|()| request))
             .map_err(|error| malformed(&header, error))?;
         Work::Produce(handlers::produce::submit(
             &caller(context, peer, &header),

@@ -59,14 +59,12 @@ macro_rules! apis {
         )*}
 
         impl RequestBody {
-            /// Reads the rest of a frame. Errors: `UnsupportedVersion`, or whatever is wrong with the bytes,
-            /// `TrailingBytes` among them.
+            /// Reads a request. Bytes behind its last field are ignored, as Kafka does: librdkafka 2.15 leaves
+            /// three behind Metadata 13. Errors: `UnsupportedVersion`, or whatever is wrong with the bytes.
             pub fn decode(api: ApiKey, version: i16, mut d: Decoder) -> Result<Self, DecodeError> {
-                let body = match api {$(
+                Ok(match api {$(
                     ApiKey::$api => Self::$api($request::decode(&mut d, version)?),
-                )*};
-                d.finish()?;
-                Ok(body)
+                )*})
             }
 
             /// Writes it.

@@ -87,7 +87,9 @@ fn answer(
     if caller.version < TOPIC_IDS_FROM && (by_id || asked.name.is_none()) {
         return refused(ErrorCode::InvalidRequest, asked.name);
     }
-    match (asked.name, by_id) {
+    // The Java client leaves the name empty, not null, when it asks by id.
+    let name = asked.name.filter(|name| !(by_id && name.is_empty()));
+    match (name, by_id) {
         (Some(name), _) => match controller.topic(&name) {
             Some(topic) => described(view, topic),
             None if catalog::is_valid_name(&name) => refused(ErrorCode::UnknownTopicOrPartition, Some(name)),
