@@ -261,10 +261,15 @@ mod tests {
         assert_eq!(index.len(), 300);
         assert_eq!(index.first(), list.first());
         assert_eq!(index.last(), list.last());
+        let block_maxima = index.packed.iter().map(|block| block.max_timestamp);
         for from in (0..list[299].end_offset().0 + 5).map(Offset) {
             let want = list.iter().find(|chunk| chunk.end_offset() > from);
             assert_eq!(index.iter_from(from).next().as_ref(), want);
-            for timestamp in [-100, 0, 450, 898, 899].map(TimestampMs) {
+            for timestamp in [-100, 0, 450, 898, 899]
+                .map(TimestampMs)
+                .into_iter()
+                .chain(block_maxima.clone())
+            {
                 let want = list
                     .iter()
                     .find(|c| c.end_offset() > from && c.max_timestamp >= timestamp);

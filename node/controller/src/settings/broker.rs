@@ -33,16 +33,16 @@ pub static SETTINGS: &[Setting] = &[
     fact("broker.rack", Text, "").null().inert("The node's rack."),
     cluster("compression.gzip.level", Int, "-1")
         .range_or(1, 9, -1)
-        .acts(TOPIC_DEFAULT),
+        .inert(TOPIC_INERT),
     cluster("compression.lz4.level", Int, "9")
         .range(1, 17)
         .inert(TOPIC_INERT),
     cluster("compression.type", Text, "producer")
         .one_of(CODECS)
-        .acts(TOPIC_DEFAULT),
+        .inert(TOPIC_INERT),
     cluster("compression.zstd.level", Int, "3")
         .range(-131_072, 22)
-        .acts(TOPIC_DEFAULT),
+        .inert(TOPIC_INERT),
     node("connections.max.idle.ms", Long, "600000")
         .min(1)
         .acts("A connection without requests is closed after this long."),
@@ -73,16 +73,16 @@ pub static SETTINGS: &[Setting] = &[
         .inert("No effect here: replicas follow shards, not partitions."),
     cluster("log.cleaner.delete.retention.ms", Long, "86400000")
         .min(0)
-        .acts(TOPIC_DEFAULT),
+        .inert(TOPIC_INERT),
     cluster("log.cleaner.max.compaction.lag.ms", Long, FOREVER)
         .min(1)
-        .acts(TOPIC_DEFAULT),
+        .inert(TOPIC_INERT),
     cluster("log.cleaner.min.cleanable.ratio", Double, "0.5")
         .valid(Valid::Ratio)
-        .acts(TOPIC_DEFAULT),
+        .inert(TOPIC_INERT),
     cluster("log.cleaner.min.compaction.lag.ms", Long, "0")
         .min(0)
-        .acts(TOPIC_DEFAULT),
+        .inert(TOPIC_INERT),
     cluster("log.cleanup.policy", List, "delete")
         .one_of(&["compact", "delete"])
         .acts(TOPIC_DEFAULT),
@@ -104,10 +104,10 @@ pub static SETTINGS: &[Setting] = &[
         .inert(TOPIC_INERT),
     cluster("log.local.retention.bytes", Long, "-2")
         .min(-2)
-        .acts(TOPIC_DEFAULT),
+        .inert(TOPIC_INERT),
     cluster("log.local.retention.ms", Long, "-2")
         .min(-2)
-        .acts(TOPIC_DEFAULT),
+        .inert(TOPIC_INERT),
     cluster("log.message.timestamp.after.max.ms", Long, "3600000")
         .min(0)
         .acts(TOPIC_DEFAULT),
@@ -121,7 +121,7 @@ pub static SETTINGS: &[Setting] = &[
     cluster("log.retention.bytes", Long, "-1").acts(TOPIC_DEFAULT),
     cluster("log.retention.check.interval.ms", Long, "300000")
         .min(1)
-        .acts("How often records are discarded by retention."),
+        .inert("No effect here: how often is a setting of the node."),
     cluster("log.retention.hours", Int, "168")
         .min(-1)
         .acts(TOPIC_DEFAULT),
@@ -160,7 +160,9 @@ pub static SETTINGS: &[Setting] = &[
     cluster("message.max.bytes", Int, "1048588")
         .min(0)
         .acts(TOPIC_DEFAULT),
-    cluster("min.insync.replicas", Int, "1").min(1).inert(TOPIC_INERT),
+    cluster("min.insync.replicas", Int, "1")
+        .min(1)
+        .acts(TOPIC_DEFAULT),
     fact("node.id", Int, "-1").inert("The node's id."),
     cluster("num.partitions", Int, "1")
         .min(1)
@@ -205,8 +207,6 @@ pub struct BrokerSettings {
     pub offsets_retention_ms: u64,
     /// How often committed offsets are discarded by retention.
     pub offsets_retention_check_interval_ms: u64,
-    /// How often records are discarded by retention.
-    pub retention_check_interval_ms: u64,
     /// The most that one fetch answers.
     pub fetch_bytes_max: u32,
     /// A connection without requests is closed after this long.
@@ -239,7 +239,6 @@ impl BrokerSettings {
             offset_metadata_bytes_max: read.number("offset.metadata.max.bytes"),
             offsets_retention_ms: read.number::<u64>("offsets.retention.minutes") * 60_000,
             offsets_retention_check_interval_ms: read.number("offsets.retention.check.interval.ms"),
-            retention_check_interval_ms: read.number("log.retention.check.interval.ms"),
             fetch_bytes_max: read.number("fetch.max.bytes"),
             connections_max_idle_ms: read.number("connections.max.idle.ms"),
             connections_max: read.number("max.connections"),

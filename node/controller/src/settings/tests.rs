@@ -214,3 +214,60 @@ fn misspelt_names_get_a_suggestion() {
     assert_eq!(suggest(topic::SETTINGS, "colour"), None);
     assert_eq!(suggest(topic::SETTINGS, &"x".repeat(1 << 20)), None);
 }
+
+/// `docs/CONFIGS.md`. With `BLESS=1` in the environment it is written anew.
+#[test]
+fn the_page_of_configs_says_what_the_tables_say() {
+    use std::fmt::Write as _;
+
+    let mut page = include_str!("page.md").to_owned();
+    for (title, table) in [("Topics", topic::SETTINGS), ("Brokers", broker::SETTINGS)] {
+        writeln!(
+            page,
+            "\n## {title}\n\n| config | type | default | values | acts | what it does |\n|---|---|---|---|---|---|"
+        )
+        .unwrap();
+        for setting in table {
+            let Setting {
+                name,
+                kind,
+                default,
+                valid,
+                acts,
+                doc,
+                scope,
+                ..
+            } = setting;
+            let kind = format!("{kind:?}").to_lowercase();
+            let default = match default {
+                None => "null".to_owned(),
+                Some("") => String::new(),
+                Some(default) => format!("`{default}`"),
+            };
+            let values = match range(*valid) {
+                values if values.is_empty() => values,
+                values => format!("`{values}`"),
+            };
+            let acts = match scope {
+                Scope::ReadOnly => "read only",
+                Scope::Node if *acts => "yes, also per node",
+                _ if *acts => "yes",
+                _ => "no",
+            };
+            writeln!(
+                page,
+                "| `{name}` | {kind} | {default} | {values} | {acts} | {doc} |"
+            )
+            .unwrap();
+        }
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CONFIGS.md");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    assert_eq!(
+        std::fs::read_to_string(path).unwrap(),
+        page,
+        "run the test with BLESS=1"
+    );
+}

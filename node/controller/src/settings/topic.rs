@@ -11,6 +11,9 @@ const fn topic(name: &'static str, kind: SettingKind, default: &'static str) -> 
 const HOUR_MS: i64 = 60 * 60 * 1000;
 const FOREVER: &str = "9223372036854775807";
 const SEGMENTS: &str = "No effect here: the journal has no segments per partition.";
+const AS_SENT: &str = "No effect in this version: batches stay as they were sent.";
+const COMPACTION: &str = "No effect in this version, which does not compact.";
+const TIERING: &str = "No effect in this version, which does not tier.";
 const SYNCED: &str = "No effect here: every acknowledged record is synced already.";
 const CODECS: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
 
@@ -19,27 +22,27 @@ pub static SETTINGS: &[Setting] = &[
     topic("cleanup.policy", List, "delete")
         .one_of(&["compact", "delete"])
         .synonyms(&[("log.cleanup.policy", 1)])
-        .acts("What happens to old records: delete discards them by retention, compact keeps the newest of each key, an empty list keeps all."),
+        .acts("What happens to old records: delete discards them by retention, an empty list keeps all. compact asks for keys and is reported; this version keeps all records of such a topic, unless delete stands beside it."),
     topic("compression.gzip.level", Int, "-1")
         .range_or(1, 9, -1)
         .synonyms(&[("compression.gzip.level", 1)])
-        .acts("Level for batches that the broker compresses anew with gzip."),
+        .inert(AS_SENT),
     topic("compression.lz4.level", Int, "9")
         .range(1, 17)
         .synonyms(&[("compression.lz4.level", 1)])
-        .inert("No effect here: lz4 has one level."),
+        .inert(AS_SENT),
     topic("compression.type", Text, "producer")
         .one_of(CODECS)
         .synonyms(&[("compression.type", 1)])
-        .acts("How batches are compressed at rest; producer leaves them as they were sent."),
+        .inert(AS_SENT),
     topic("compression.zstd.level", Int, "3")
         .range(-131_072, 22)
         .synonyms(&[("compression.zstd.level", 1)])
-        .acts("Level for batches that the broker compresses anew with zstd."),
+        .inert(AS_SENT),
     topic("delete.retention.ms", Long, "86400000")
         .min(0)
         .synonyms(&[("log.cleaner.delete.retention.ms", 1)])
-        .acts("How long compaction keeps tombstones."),
+        .inert(COMPACTION),
     topic("file.delete.delay.ms", Long, "60000")
         .min(0)
         .synonyms(&[("log.segment.delete.delay.ms", 1)])
@@ -65,15 +68,15 @@ pub static SETTINGS: &[Setting] = &[
     topic("local.retention.bytes", Long, "-2")
         .min(-2)
         .synonyms(&[("log.local.retention.bytes", 1)])
-        .acts("Bytes of a partition that stay on local disks once they are tiered; -2 follows retention.bytes, -1 keeps all."),
+        .inert(TIERING),
     topic("local.retention.ms", Long, "-2")
         .min(-2)
         .synonyms(&[("log.local.retention.ms", 1)])
-        .acts("How long records stay on local disks once they are tiered; -2 follows retention.ms, -1 keeps them for ever."),
+        .inert(TIERING),
     topic("max.compaction.lag.ms", Long, FOREVER)
         .min(1)
         .synonyms(&[("log.cleaner.max.compaction.lag.ms", 1)])
-        .acts("The longest that compaction may leave a record alone."),
+        .inert(COMPACTION),
     topic("max.message.bytes", Int, "1048588")
         .min(0)
         .synonyms(&[("message.max.bytes", 1)])
@@ -93,24 +96,24 @@ pub static SETTINGS: &[Setting] = &[
     topic("min.cleanable.dirty.ratio", Double, "0.5")
         .valid(Valid::Ratio)
         .synonyms(&[("log.cleaner.min.cleanable.ratio", 1)])
-        .acts("The share of a log that must be uncompacted before compaction takes it on."),
+        .inert(COMPACTION),
     topic("min.compaction.lag.ms", Long, "0")
         .min(0)
         .synonyms(&[("log.cleaner.min.compaction.lag.ms", 1)])
-        .acts("The shortest that compaction leaves a record alone."),
+        .inert(COMPACTION),
     topic("min.insync.replicas", Int, "1")
         .min(1)
         .synonyms(&[("min.insync.replicas", 1)])
-        .inert("No effect here: acks=all always waits for a quorum of the shard."),
+        .acts("With acks=all, produce is refused while the shard has fewer replicas than this."),
     topic("preallocate", Boolean, "false")
         .synonyms(&[("log.preallocate", 1)])
         .inert("No effect here: the journal is always preallocated."),
     topic("remote.log.copy.disable", Boolean, "false")
-        .inert("No effect here: a shard's log is tiered as a whole."),
+        .inert(TIERING),
     topic("remote.log.delete.on.disable", Boolean, "false")
-        .inert("No effect here: a shard's log is tiered as a whole."),
+        .inert(TIERING),
     topic("remote.storage.enable", Boolean, "false")
-        .inert("No effect here: a shard's log is tiered as a whole."),
+        .inert(TIERING),
     topic("retention.bytes", Long, "-1")
         .synonyms(&[("log.retention.bytes", 1)])
         .acts("How large a partition may grow before its oldest records go; -1 for any size."),
