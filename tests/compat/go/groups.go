@@ -181,23 +181,26 @@ func commitAndSeek(topic string) {
 	}
 	group := topic + "-group"
 	f := follow(topic, group)
+	epoch := int32(-1)
 	next := func(from *follower) int64 {
 		ctx := within()
 		fetches := from.PollRecords(ctx, 1)
 		must(fetches.Err(), "polling")
 		must(ctx.Err(), "polling")
-		return fetches.Records()[0].Offset
+		record := fetches.Records()[0]
+		epoch = record.LeaderEpoch
+		return record.Offset
 	}
 	for i := int64(0); i < 7; i++ {
 		equal(next(f), i, "the offset read")
 	}
 	adm := admin()
 	defer adm.Close()
-	f.CommitOffsetsSync(within(), map[string]map[int32]kgo.EpochOffset{topic: {0: {Epoch: 0, Offset: 7}}}, nil)
+	f.CommitOffsetsSync(within(), map[string]map[int32]kgo.EpochOffset{topic: {0: {Epoch: epoch, Offset: 7}}}, nil)
 	committed, err := adm.FetchOffsets(within(), group)
 	must(err, "reading the commit")
 	stored, _ := committed.Lookup(topic, 0)
-	equal([]int64{stored.At, int64(stored.LeaderEpoch)}, []int64{7, 0}, "offset and leader epoch of the commit")
+	equal([]int64{stored.At, int64(stored.LeaderEpoch)}, []int64{7, int64(epoch)}, "offset and leader epoch of the commit")
 	f.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {0: {Epoch: -1, Offset: 15}}})
 	equal(next(f), int64(15), "the offset after a seek forward")
 	f.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {0: {Epoch: -1, Offset: 2}}})

@@ -278,13 +278,17 @@ def commit_and_seek(bootstrap, topic):
     group, at = topic + "-group", TopicPartition(topic, 0)
     consumer = group_member(bootstrap, topic, group, max_poll_records=1)
 
+    epochs = []
+
     def next_value():
-        return eventually(WAIT_S, "a record", lambda: consumer.poll(500))[at][0].value
+        message = eventually(WAIT_S, "a record", lambda: consumer.poll(500))[at][0]
+        epochs.append(message.leader_epoch)
+        return message.value
 
     equal([next_value() for _ in range(7)], [b"%d" % i for i in range(7)], "the first records")
-    consumer.commit({at: OffsetAndMetadata(7, "seven, ünïcode", 0)})
+    consumer.commit({at: OffsetAndMetadata(7, "seven, ünïcode", epochs[-1])})
     stored = consumer.committed(at, metadata=True)
-    equal((stored.offset, stored.metadata, stored.leader_epoch), (7, "seven, ünïcode", 0), "the commit read back")
+    equal((stored.offset, stored.metadata, stored.leader_epoch), (7, "seven, ünïcode", epochs[-1]), "the commit read back")
     consumer.seek(at, 15)
     equal(next_value(), b"15", "the record after a seek forward")
     consumer.seek(at, 2)
