@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_controller::{BrokerSettings as Altered, ConfigSource, Controller};
+use meridian_controller::{
+    BrokerSettings as Altered, ConfigSource, Controller, DescribedConfig, DescribedSynonym,
+};
 use meridian_types::NodeId;
 use parking_lot::Mutex;
 
@@ -28,6 +30,28 @@ pub(crate) struct Configs {
     pub(crate) idle_timeout: Duration,
     pub(crate) connections_max: usize,
     pub(crate) connections_per_ip_max: usize,
+    /// What the node was started with, as text, for those that it can be told.
+    started_with: Vec<(&'static str, String)>,
+}
+
+impl Configs {
+    /// Corrects what the region says of a config of this node where the node was started with another value.
+    pub(crate) fn show_in(&self, config: &mut DescribedConfig) {
+        let Some((_, value)) = self.started_with.iter().find(|(name, _)| *name == config.name) else {
+            return;
+        };
+        if config.source != ConfigSource::Default || config.value.as_ref() == Some(value) {
+            return;
+        }
+        config.value = Some(value.clone());
+        config.source = ConfigSource::StaticBroker;
+        let synonym = DescribedSynonym {
+            name: config.name,
+            value: Some(value.clone()),
+            source: config.source,
+        };
+        config.synonyms.insert(0, synonym);
+    }
 }
 
 /// Resolves configs once per change of the region's.
@@ -105,7 +129,30 @@ fn resolve(controller: &Controller, node: NodeId, altered: &Altered, settings: &
         connections_per_ip_max: limits
             .connections_per_ip_max
             .min(altered.connections_per_ip_max as usize),
+        started_with: started_with(settings),
     }
+}
+
+fn started_with(settings: &BrokerSettings) -> Vec<(&'static str, String)> {
+    let BrokerSettings { limits, kafka, .. } = settings;
+    vec![
+        ("auto.create.topics.enable", kafka.auto_create_topics.to_string()),
+        ("num.partitions", kafka.partitions_default.to_string()),
+        (
+            "group.initial.rebalance.delay.ms",
+            millis(kafka.group_initial_rebalance_delay).to_string(),
+        ),
+        (
+            "offsets.retention.minutes",
+            (kafka.offsets_retention.as_secs() / 60).to_string(),
+        ),
+        ("connections.max.idle.ms", millis(limits.idle_timeout).to_string()),
+        ("max.connections", limits.connections_max.to_string()),
+        (
+            "max.connections.per.ip",
+            limits.connections_per_ip_max.to_string(),
+        ),
+    ]
 }
 
 fn millis(duration: Duration) -> i64 {

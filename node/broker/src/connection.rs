@@ -63,9 +63,10 @@ pub(crate) async fn run(
 ) {
     context.metrics.connections.inc();
     context.metrics.connections_opened.inc();
-    let (read, write) = stream.into_split();
     let closed = context.aborted.child_token();
-    let peer = Arc::new(Peer::new(address, listener, closed.clone()));
+    let local_address = stream.local_addr().unwrap_or(listener.local_address);
+    let peer = Arc::new(Peer::new(address, local_address, listener, closed.clone()));
+    let (read, write) = stream.into_split();
     let shared = Arc::new(Shared {
         context: context.clone(),
         peer,
@@ -103,7 +104,7 @@ async fn ended(shared: &Shared, task: tokio::task::JoinHandle<CloseReason>) -> C
 async fn read_requests(
     shared: Arc<Shared>,
     read: OwnedReadHalf,
-    queue: mpsc::Sender<Pending>,
+    queue: mpsc::Sender<Box<Pending>>,
 ) -> CloseReason {
     let context = &shared.context;
     let mut reader = FrameReader::new(
@@ -112,12 +113,12 @@ async fn read_requests(
         context.frame_budget.clone(),
     );
     loop {
-        let frame = tokio::select! {
+        tokio::select! {
             biased;
             () = shared.closed.cancelled() => return CloseReason::Ended,
             () = context.draining.cancelled() => return CloseReason::Shutdown,
             begun = timeout(context.configs().idle_timeout, reader.begun()) => match begun {
-                Ok(Ok(true)) => None,
+                Ok(Ok(true)) => {}
                 Ok(Ok(false)) => {
                     // Nobody is left to read a response: do not finish what only reads.
                     shared.closed.cancel();
@@ -130,14 +131,11 @@ async fn read_requests(
                 Err(_) if shared.in_flight.load(Ordering::Relaxed) > 0 => continue,
                 Err(_) => return CloseReason::Idle,
             },
-        };
-        let frame = match frame {
-            Some(frame) => frame,
-            None => tokio::select! {
-                biased;
-                () = shared.closed.cancelled() => return CloseReason::Ended,
-                frame = reader.frame() => frame,
-            },
+        }
+        let frame = tokio::select! {
+            biased;
+            () = shared.closed.cancelled() => return CloseReason::Ended,
+            frame = reader.frame() => frame,
         };
         let frame = match frame {
             Ok(frame) => frame,
@@ -155,7 +153,8 @@ async fn read_requests(
         match dispatch::begin(context, &shared.peer, frame) {
             Ok(pending) => {
                 shared.in_flight.fetch_add(1, Ordering::Relaxed);
-                place.send(pending);
+                // Boxed, because an idle connection keeps room for a few dozen places.
+                place.send(Box::new(pending));
             }
             Err(error) => return error.into(),
         }
@@ -165,9 +164,13 @@ async fn read_requests(
 async fn write_responses(
     shared: Arc<Shared>,
     write: OwnedWriteHalf,
-    mut pending: mpsc::Receiver<Pending>,
+    mut pending: mpsc::Receiver<Box<Pending>>,
 ) -> CloseReason {
-    let mut writer = ResponseWriter::new(write, &shared.context.settings.limits);
+    let mut writer = ResponseWriter::new(
+        write,
+        &shared.context.settings.limits,
+        shared.context.response_budget.clone(),
+    );
     let reason = tokio::select! {
         biased;
         () = shared.closed.cancelled() => CloseReason::Ended,
@@ -182,7 +185,7 @@ async fn write_responses(
 async fn respond_in_order(
     shared: &Shared,
     writer: &mut ResponseWriter,
-    pending: &mut mpsc::Receiver<Pending>,
+    pending: &mut mpsc::Receiver<Box<Pending>>,
 ) -> CloseReason {
     loop {
         let next = if writer.is_empty() {
@@ -202,7 +205,7 @@ async fn respond_in_order(
             return CloseReason::Ended;
         };
         // Boxed, so that an idle connection does not keep room for the largest handler.
-        let mut response = Box::pin(dispatch::finish(&shared.context, &shared.peer, next));
+        let mut response = Box::pin(dispatch::finish(&shared.context, &shared.peer, *next));
         let response = match (&mut response).now_or_never() {
             Some(response) => response,
             None => {
@@ -243,7 +246,7 @@ fn report(shared: &Shared, reason: &CloseReason) {
         CloseReason::Frame(FrameError::TooSlow { .. }) => "slow_request",
         CloseReason::Frame(_) => "malformed",
         CloseReason::Write(WriteError::TooSlow { .. }) => "slow_response",
-        CloseReason::Request(RequestError::Malformed { .. }) => "malformed",
+        CloseReason::Request(RequestError::Malformed { .. } | RequestError::TooLarge { .. }) => "malformed",
         CloseReason::Request(RequestError::Unsupported { .. }) => "unsupported",
         CloseReason::Request(RequestError::AcksZero { .. }) => "acks_zero",
         CloseReason::Request(RequestError::Encode { .. }) | CloseReason::Panic(_) => "panic",

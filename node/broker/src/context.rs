@@ -1,6 +1,6 @@
 //! What every connection and handler of a broker shares.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{ByteBudget, FrameBudget};
+use crate::budget::{ByteBudget, ByteLease, FrameBudget};
 use crate::configs::{ConfigCache, Configs};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
@@ -20,6 +20,9 @@ use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
 use crate::settings::{BrokerSettings, HostPort};
+
+/// Answers below this are not counted against the budget of responses.
+const SMALL_ANSWER_BYTES: usize = 256 << 10;
 
 /// The parts of a running broker.
 pub(crate) struct Context {
@@ -64,6 +67,8 @@ impl Context {
 /// The other end of a connection.
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
+    /// The address of ours that it has reached.
+    pub(crate) local_address: SocketAddr,
     pub(crate) listener: Arc<ListenerInfo>,
     /// Ends when the connection does: nobody reads an answer any more.
     pub(crate) closed: CancellationToken,
@@ -71,9 +76,15 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(address: SocketAddr, listener: Arc<ListenerInfo>, closed: CancellationToken) -> Self {
+    pub(crate) fn new(
+        address: SocketAddr,
+        local_address: SocketAddr,
+        listener: Arc<ListenerInfo>,
+        closed: CancellationToken,
+    ) -> Self {
         Self {
             address,
+            local_address,
             listener,
             closed,
             client_id: Mutex::default(),
@@ -113,6 +124,15 @@ impl Caller {
         error.code()
     }
 
+    /// Memory for an answer of about `bytes` that is not made of records; small answers need none. Waits until
+    /// it is there, so that many large answers are made one after the other.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Option<ByteLease> {
+        if bytes < SMALL_ANSWER_BYTES {
+            return None;
+        }
+        Some(self.context.response_budget.take(bytes).await)
+    }
+
     /// Where clients of this listener reach a node. `known`: what the controller says of it.
     pub(crate) fn endpoint(&self, node: NodeId, known: HostPort) -> HostPort {
         if node != self.context.region.node_id() {
@@ -121,10 +141,12 @@ impl Caller {
         if let Some(advertised) = &self.peer.listener.advertised {
             return advertised.clone();
         }
-        if !known.host.is_empty() && known.port != 0 {
+        // A wildcard address is one to listen on, not to connect to: what this client has reached, it can reach again.
+        let is_wildcard = known.host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
+        if !is_wildcard && !known.host.is_empty() {
             return known;
         }
-        let local = self.peer.listener.local_address;
+        let local = self.peer.local_address;
         HostPort {
             host: local.ip().to_string(),
             port: local.port(),

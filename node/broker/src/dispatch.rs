@@ -18,6 +18,9 @@ use crate::frame_reader::Frame;
 use crate::handlers::{self, produce::PendingProduce};
 use crate::response_writer::EncodedResponse;
 
+/// A larger request keeps its frame's budget until it is answered: decoded, it takes a multiple of its bytes.
+const SMALL_REQUEST_BYTES: usize = 256 << 10;
+
 /// A request that is not answered yet.
 pub(crate) struct Pending {
     header: RequestHeader,
@@ -48,6 +51,13 @@ pub(crate) enum RequestError {
     /// An API or a version that ApiVersions does not list.
     #[error("{api} version {version} is not served")]
     Unsupported { api: ApiKey, version: i16 },
+    /// Only Produce carries records.
+    #[error("{api} request of {bytes} bytes, at most {bytes_max} are accepted")]
+    TooLarge {
+        api: ApiKey,
+        bytes: usize,
+        bytes_max: usize,
+    },
     /// A producer that wants no answers can learn of a failure by its connection only.
     #[error("a produce request without acknowledgement failed: {reason}")]
     AcksZero { reason: String },
@@ -92,6 +102,14 @@ pub(crate) fn begin(context: &Arc<Context>, peer: &Arc<Peer>, frame: Frame) -> R
             request,
         ))
     } else {
+        let bytes_max = context.settings.limits.request_bytes_max;
+        if request_bytes > bytes_max {
+            return Err(RequestError::TooLarge {
+                api: header.api,
+                bytes: request_bytes,
+                bytes_max,
+            });
+        }
         Work::Later(decoder)
     };
     Ok(Pending {
@@ -131,9 +149,11 @@ pub(crate) async fn finish(
         Work::Later(decoder) => {
             let request = RequestBody::decode(header.api, header.version, decoder)
                 .map_err(|error| malformed(&header, error))?;
-            // Decoded, a request other than Produce is small; a waiting one must not hold its frame's budget.
+            // A fetch or a join that waits must not hold budget that others could use.
+            let lease = (request_bytes > SMALL_REQUEST_BYTES).then_some(lease);
+            let body = handle(&caller, request, &mut response_lease).await;
             drop(lease);
-            Some(handle(&caller, request, &mut response_lease).await)
+            Some(body)
         }
     };
     let response = body
@@ -207,7 +227,7 @@ async fn handle(caller: &Caller, request: RequestBody, lease: &mut Option<ByteLe
             response.into()
         }
         RequestBody::ListOffsets(request) => handlers::list_offsets::handle(caller, request).await.into(),
-        RequestBody::Metadata(request) => handlers::metadata::handle(caller, request).await.into(),
+        RequestBody::Metadata(request) => handlers::metadata::handle(caller, request, lease).await.into(),
         RequestBody::OffsetCommit(request) => handlers::offset_commit::handle(caller, request).await.into(),
         RequestBody::OffsetFetch(request) => handlers::offset_fetch::handle(caller, request).into(),
         RequestBody::FindCoordinator(request) => handlers::find_coordinator::handle(caller, request).into(),
@@ -227,9 +247,13 @@ async fn handle(caller: &Caller, request: RequestBody, lease: &mut Option<ByteLe
         RequestBody::OffsetForLeaderEpoch(request) => {
             handlers::offset_for_leader_epoch::handle(caller, request).into()
         }
-        RequestBody::DescribeConfigs(request) => handlers::describe_configs::handle(caller, request).into(),
+        RequestBody::DescribeConfigs(request) => handlers::describe_configs::handle(caller, request, lease)
+            .await
+            .into(),
         RequestBody::AlterConfigs(request) => handlers::alter_configs::handle(caller, request).await.into(),
-        RequestBody::DescribeLogDirs(request) => handlers::describe_log_dirs::handle(caller, request).into(),
+        RequestBody::DescribeLogDirs(request) => handlers::describe_log_dirs::handle(caller, request, lease)
+            .await
+            .into(),
         RequestBody::CreatePartitions(request) => {
             handlers::create_partitions::handle(caller, request).await.into()
         }

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::{Instant, timeout};
 
-use crate::budget::ByteLease;
+use crate::budget::{ByteBudget, ByteLease};
 use crate::settings::Limits;
 
 /// Segments handed to the kernel in one call.
@@ -25,6 +25,8 @@ pub(crate) struct ResponseWriter {
     bytes: usize,
     /// Memory of what is collected; given back when it is written.
     leases: Vec<ByteLease>,
+    budget: ByteBudget,
+    stall_timeout: Duration,
     write_timeout: Duration,
     bytes_per_second_min: usize,
 }
@@ -47,12 +49,14 @@ pub(crate) enum WriteError {
 }
 
 impl ResponseWriter {
-    pub(crate) fn new(socket: OwnedWriteHalf, limits: &Limits) -> Self {
+    pub(crate) fn new(socket: OwnedWriteHalf, limits: &Limits, budget: ByteBudget) -> Self {
         Self {
             socket,
             segments: VecDeque::new(),
             bytes: 0,
             leases: Vec::new(),
+            budget,
+            stall_timeout: limits.write_stall_timeout.min(limits.write_timeout),
             write_timeout: limits.write_timeout,
             bytes_per_second_min: limits.write_bytes_per_second_min.max(1),
         }
@@ -84,6 +88,7 @@ impl ResponseWriter {
         }
         let slowest = Duration::from_secs_f64(self.bytes as f64 / self.bytes_per_second_min as f64);
         let deadline = Instant::now() + self.write_timeout + slowest;
+        let mut last_progress = Instant::now();
         while !self.segments.is_empty() {
             let written = {
                 let slices: Vec<IoSlice<'_>> = self
@@ -92,18 +97,23 @@ impl ResponseWriter {
                     .take(SEGMENTS_PER_WRITE)
                     .map(|segment| IoSlice::new(segment))
                     .collect();
-                timeout(self.write_timeout, self.socket.write_vectored(&slices)).await
+                timeout(self.stall_timeout, self.socket.write_vectored(&slices)).await
             };
-            let Ok(written) = written else {
-                return Err(WriteError::TooSlow {
-                    bytes_left: self.bytes,
-                });
-            };
-            self.advance(written?);
-            if Instant::now() > deadline && self.bytes > 0 {
-                return Err(WriteError::TooSlow {
-                    bytes_left: self.bytes,
-                });
+            let now = Instant::now();
+            match written {
+                Ok(written) => {
+                    self.advance(written?);
+                    last_progress = now;
+                }
+                // While others wait for the memory that this peer holds, it gets no more patience.
+                Err(_) if !self.leases.is_empty() && self.budget.is_contended() => {
+                    return Err(self.too_slow());
+                }
+                Err(_) if now - last_progress >= self.write_timeout => return Err(self.too_slow()),
+                Err(_) => {}
+            }
+            if now > deadline && self.bytes > 0 {
+                return Err(self.too_slow());
             }
         }
         self.leases.clear();
@@ -114,6 +124,12 @@ impl ResponseWriter {
     pub(crate) async fn close(&mut self) {
         // The peer may be gone already, which is as good as closed.
         let _ = self.socket.shutdown().await;
+    }
+
+    fn too_slow(&self) -> WriteError {
+        WriteError::TooSlow {
+            bytes_left: self.bytes,
+        }
     }
 
     fn advance(&mut self, mut written: usize) {
@@ -137,17 +153,17 @@ mod tests {
     use super::*;
     use crate::budget::ByteBudget;
 
-    async fn writer(limits: &Limits) -> (TcpStream, ResponseWriter) {
+    async fn writer(limits: &Limits, budget: ByteBudget) -> (TcpStream, ResponseWriter) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (_, write) = listener.accept().await.unwrap().0.into_split();
-        (client, ResponseWriter::new(write, limits))
+        (client, ResponseWriter::new(write, limits, budget))
     }
 
     #[tokio::test]
     async fn segments_arrive_in_order_and_memory_comes_back() {
-        let (mut client, mut writer) = writer(&Limits::default()).await;
         let budget = ByteBudget::new(10 << 20);
+        let (mut client, mut writer) = writer(&Limits::default(), budget.clone()).await;
         let mut expected = Vec::new();
         for number in 0..700_u32 {
             let segment = Bytes::from(vec![number as u8; (number as usize * 37) % 9000]);
@@ -177,12 +193,31 @@ mod tests {
             write_timeout: Duration::from_millis(50),
             ..Limits::default()
         };
-        let (_client, mut writer) = writer(&limits).await;
+        let (_client, mut writer) = writer(&limits, ByteBudget::new(100)).await;
         let segments = vec![Bytes::from(vec![0; 64 << 20])];
         writer.push(EncodedResponse {
             segments,
             lease: None,
         });
         assert!(matches!(writer.flush().await, Err(WriteError::TooSlow { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_stuck_peer_goes_early_when_others_wait_for_its_memory() {
+        let limits = Limits {
+            write_stall_timeout: Duration::from_millis(20),
+            ..Limits::default()
+        };
+        let budget = ByteBudget::new(100);
+        let (_client, mut writer) = writer(&limits, budget.clone()).await;
+        let segments = vec![Bytes::from(vec![0; 64 << 20])];
+        writer.push(EncodedResponse {
+            segments,
+            lease: Some(budget.take(100).await),
+        });
+        let stuck = tokio::spawn(async move { writer.flush().await });
+        let waited = timeout(Duration::from_secs(5), budget.take(1)).await;
+        assert!(waited.is_ok());
+        assert!(matches!(stuck.await.unwrap(), Err(WriteError::TooSlow { .. })));
     }
 }

@@ -73,6 +73,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Largest request frame; a larger one closes its connection.
     pub frame_bytes_max: usize,
+    /// Largest request that carries no records; a larger one closes its connection.
+    pub request_bytes_max: usize,
     /// Request bytes of one connection that have no response yet; above it the connection is not read.
     pub connection_bytes_in_flight_max: usize,
     /// Request bytes of the node that have no response yet; above it no connection is read.
@@ -92,6 +94,8 @@ pub struct Limits {
     pub frame_stall_timeout: Duration,
     /// A peer that takes no byte of a response for so long is cut off.
     pub write_timeout: Duration,
+    /// The same while other connections wait for the memory of its responses.
+    pub write_stall_timeout: Duration,
     /// A peer that takes a response slower than this, on the whole, is cut off.
     pub write_bytes_per_second_min: usize,
     /// What is in flight when the broker shuts down may still take so long.
@@ -105,6 +109,7 @@ impl Default for Limits {
             connections_per_ip_max: 20_000,
             idle_timeout: Duration::from_secs(600),
             frame_bytes_max: 100 << 20,
+            request_bytes_max: 16 << 20,
             connection_bytes_in_flight_max: 32 << 20,
             node_bytes_in_flight_max: 512 << 20,
             response_bytes_in_flight_max: 256 << 20,
@@ -113,6 +118,7 @@ impl Default for Limits {
             frame_timeout: Duration::from_secs(30),
             frame_stall_timeout: Duration::from_secs(2),
             write_timeout: Duration::from_secs(30),
+            write_stall_timeout: Duration::from_secs(2),
             write_bytes_per_second_min: 32 << 10,
             shutdown_timeout: Duration::from_secs(10),
         }

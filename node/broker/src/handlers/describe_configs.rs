@@ -1,16 +1,34 @@
 //! DescribeConfigs.
 
+use std::collections::HashSet;
+
 use meridian_controller::{ConfigResource, Controller, DescribedConfig, DescribedSynonym};
+use meridian_types::NodeId;
 use meridian_wire::describe_configs::{
     DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
 };
 use meridian_wire::{DescribeConfigsRequest, DescribeConfigsResponse, Str};
 
+use crate::budget::ByteLease;
+use crate::configs::Configs;
 use crate::context::Caller;
 use crate::handlers::config_resource;
 
-pub(crate) fn handle(caller: &Caller, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
+/// Memory of one resource with its configs and their documentation in an answer.
+const RESOURCE_BYTES: usize = 16 << 10;
+
+pub(crate) async fn handle(
+    caller: &Caller,
+    request: DescribeConfigsRequest,
+    lease: &mut Option<ByteLease>,
+) -> DescribeConfigsResponse {
     let (with_synonyms, with_documentation) = (request.include_synonyms, request.include_documentation);
+    // A resource that is named more than once is told once: repetition must not multiply the answer.
+    let mut seen = HashSet::new();
+    let mut resources = request.resources;
+    resources.retain(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
+    *lease = caller.reserve(resources.len() * RESOURCE_BYTES).await;
+    let started_with = caller.context.configs();
     let controller = caller.context.region.controller();
     let describe = |resource: DescribeConfigsResource| {
         let found = config_resource::find(&controller, resource.resource_type, &resource.resource_name);
@@ -28,7 +46,8 @@ pub(crate) fn handle(caller: &Caller, request: DescribeConfigsRequest) -> Descri
                         .as_ref()
                         .is_none_or(|keys| keys.iter().any(|key| **key == *config.name))
                 };
-                let configs = configs(&controller, found).into_iter().filter(is_wanted);
+                let configs = configs(&controller, &started_with, caller.context.region.node_id(), found);
+                let configs = configs.into_iter().filter(is_wanted);
                 result.configs = configs
                     .map(|config| told(config, with_synonyms, with_documentation))
                     .collect();
@@ -41,19 +60,30 @@ pub(crate) fn handle(caller: &Caller, request: DescribeConfigsRequest) -> Descri
         result
     };
     DescribeConfigsResponse {
-        results: request.resources.into_iter().map(describe).collect(),
+        results: resources.into_iter().map(describe).collect(),
         ..Default::default()
     }
 }
 
-fn configs(controller: &Controller, resource: ConfigResource) -> Vec<DescribedConfig> {
+fn configs(
+    controller: &Controller,
+    started_with: &Configs,
+    this_node: NodeId,
+    resource: ConfigResource,
+) -> Vec<DescribedConfig> {
     match resource {
         ConfigResource::Topic(id) => controller
             .topic_by_id(id)
             .map(|topic| controller.describe_topic(topic))
             .unwrap_or_default(),
         ConfigResource::Cluster => controller.describe_cluster_configs(),
-        ConfigResource::Node(node) => controller.describe_broker(node),
+        ConfigResource::Node(node) => {
+            let mut configs = controller.describe_broker(node);
+            if node == this_node {
+                configs.iter_mut().for_each(|config| started_with.show_in(config));
+            }
+            configs
+        }
     }
 }
 

@@ -5,15 +5,13 @@ use meridian_wire::{DescribeGroupsRequest, DescribeGroupsResponse, Str};
 
 use crate::context::Caller;
 use crate::coordinator::{GroupError, GroupState, MemberDescription};
-use crate::handlers::group_code;
+use crate::handlers::{group_code, once_each};
 
 /// First version that says GROUP_ID_NOT_FOUND; before, an unknown group is a dead one.
 const NOT_FOUND_FROM: i16 = 6;
 
 pub(crate) fn handle(caller: &Caller, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
-    let groups = request
-        .groups
-        .into_iter()
+    let groups = once_each(request.groups)
         .map(|group| describe(caller, group))
         .collect();
     DescribeGroupsResponse {

@@ -1,82 +1,85 @@
 //! DescribeLogDirs: the sizes of the partitions that this node holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use meridian_types::Partition;
+use meridian_controller::Topic;
+use meridian_types::{Partition, TopicId};
 use meridian_wire::describe_log_dirs::{
     DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
-use meridian_wire::{DescribeLogDirsRequest, DescribeLogDirsResponse};
+use meridian_wire::{DescribeLogDirsRequest, DescribeLogDirsResponse, Str};
 
+use crate::budget::ByteLease;
 use crate::context::Caller;
 
 /// A node has one journal for all its shards; this is what Kafka's tools show in place of a directory.
 const LOG_DIR: &str = "journal";
+/// Memory of one partition in an answer.
+const PARTITION_BYTES: usize = 80;
 
-pub(crate) fn handle(caller: &Caller, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
+pub(crate) async fn handle(
+    caller: &Caller,
+    request: DescribeLogDirsRequest,
+    lease: &mut Option<ByteLease>,
+) -> DescribeLogDirsResponse {
+    let wanted = wanted(caller, request);
+    *lease = caller
+        .reserve(
+            wanted
+                .values()
+                .map(|(_, indexes)| indexes.len() * PARTITION_BYTES)
+                .sum(),
+        )
+        .await;
     let region = &caller.context.region;
-    let wanted: Vec<(String, Partition)> = {
-        let controller = region.controller();
-        match request.topics {
-            None => controller
-                .topics()
-                .flat_map(|topic| {
-                    let of = |index| {
-                        (
-                            topic.name.to_string(),
-                            Partition {
-                                topic: topic.id,
-                                index,
-                            },
-                        )
-                    };
-                    (0..topic.partitions).map(of).collect::<Vec<_>>()
-                })
-                .collect(),
-            Some(asked) => {
-                let mut wanted = Vec::new();
-                for asked in asked {
-                    let Some(topic) = controller.topic(&asked.topic) else {
-                        continue;
-                    };
-                    let indexes = asked
-                        .partitions
-                        .iter()
-                        .filter_map(|index| u32::try_from(*index).ok());
-                    let known = indexes.filter(|index| *index < topic.partitions);
-                    wanted.extend(known.map(|index| {
-                        (
-                            topic.name.to_string(),
-                            Partition {
-                                topic: topic.id,
-                                index,
-                            },
-                        )
-                    }));
-                }
-                wanted
-            }
-        }
-    };
-    let mut topics: BTreeMap<String, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
-    for (name, partition) in wanted {
-        topics.entry(name).or_default().push(DescribeLogDirsPartition {
-            partition_index: partition.index.cast_signed(),
-            partition_size: region.size_bytes(partition).cast_signed(),
+    let topic = |(name, (id, indexes)): (Str, (TopicId, BTreeSet<u32>))| {
+        let partition = |index: u32| DescribeLogDirsPartition {
+            partition_index: index.cast_signed(),
+            partition_size: region.size_bytes(Partition { topic: id, index }).cast_signed(),
             ..Default::default()
-        });
-    }
-    let topic = |(name, partitions): (String, _)| DescribeLogDirsTopic {
-        name: name.into(),
-        partitions,
+        };
+        DescribeLogDirsTopic {
+            name,
+            partitions: indexes.into_iter().map(partition).collect(),
+        }
     };
     let result = DescribeLogDirsResult {
         log_dir: LOG_DIR.into(),
-        topics: topics.into_iter().map(topic).collect(),
+        topics: wanted.into_iter().map(topic).collect(),
         ..Default::default()
     };
     DescribeLogDirsResponse {
         results: vec![result],
         ..Default::default()
     }
+}
+
+/// The partitions asked for that exist, each once.
+fn wanted(caller: &Caller, request: DescribeLogDirsRequest) -> BTreeMap<Str, (TopicId, BTreeSet<u32>)> {
+    let controller = caller.context.region.controller();
+    let Some(asked) = request.topics else {
+        let all = |topic: &Arc<Topic>| {
+            (
+                Str::from(topic.name.to_string()),
+                (topic.id, (0..topic.partitions).collect()),
+            )
+        };
+        return controller.topics().map(all).collect();
+    };
+    let mut wanted: BTreeMap<Str, (TopicId, BTreeSet<u32>)> = BTreeMap::new();
+    for asked in asked {
+        let Some(topic) = controller.topic(&asked.topic) else {
+            continue;
+        };
+        let indexes = asked
+            .partitions
+            .iter()
+            .filter_map(|index| u32::try_from(*index).ok());
+        let (_, known) = wanted
+            .entry(asked.topic)
+            .or_insert_with(|| (topic.id, BTreeSet::new()));
+        known.extend(indexes.filter(|index| *index < topic.partitions));
+    }
+    wanted
 }

@@ -1,5 +1,7 @@
 //! DescribeProducers: the idempotent producers that partitions remember.
 
+use std::collections::HashSet;
+
 use meridian_state::Producer;
 use meridian_wire::describe_producers::{PartitionResponse, ProducerState, TopicRequest, TopicResponse};
 use meridian_wire::{DescribeProducersRequest, DescribeProducersResponse, ErrorCode};
@@ -9,13 +11,18 @@ use crate::context::Caller;
 use crate::errors;
 
 pub(crate) fn handle(caller: &Caller, request: DescribeProducersRequest) -> DescribeProducersResponse {
-    let topic = |topic: TopicRequest| TopicResponse {
-        partitions: topic
-            .partition_indexes
-            .iter()
-            .map(|index| answer(caller, &topic.name, *index))
-            .collect(),
-        name: topic.name,
+    // A partition that is named more than once is told once: repetition must not multiply the answer.
+    let mut seen = HashSet::new();
+    let topic = |topic: TopicRequest| {
+        let mut indexes = topic.partition_indexes;
+        indexes.retain(|index| seen.insert((topic.name.clone(), *index)));
+        TopicResponse {
+            partitions: indexes
+                .iter()
+                .map(|index| answer(caller, &topic.name, *index))
+                .collect(),
+            name: topic.name,
+        }
     };
     DescribeProducersResponse {
         topics: request.topics.into_iter().map(topic).collect(),

@@ -5,8 +5,8 @@ use meridian_wire::join_group::{JoinGroupRequestProtocol, JoinGroupResponseMembe
 use meridian_wire::{JoinGroupRequest, JoinGroupResponse, Str};
 
 use crate::context::Caller;
-use crate::coordinator::{Client, JoinMember, JoinRequest, JoinResult, Protocol};
-use crate::handlers::group_code;
+use crate::coordinator::{Client, GroupError, JoinMember, JoinRefused, JoinRequest, JoinResult, Protocol};
+use crate::handlers::{group_code, unless_draining};
 
 /// First version whose protocol name may be null.
 const NULL_PROTOCOL_FROM: i16 = 7;
@@ -33,7 +33,12 @@ pub(crate) async fn handle(caller: &Caller, request: JoinGroupRequest) -> JoinGr
         protocols: request.protocols.into_iter().map(protocol).collect(),
         reason: request.reason.map(String::from),
     };
-    let result = caller.context.groups.coordinator().join(request).await;
+    let stopped = Err(JoinRefused {
+        error: GroupError::NotAvailable,
+        member_id: request.member_id.clone(),
+    });
+    let joining = caller.context.groups.coordinator().join(request);
+    let result = unless_draining(caller, joining, stopped).await;
     respond(caller, result)
 }
 

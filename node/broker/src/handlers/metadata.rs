@@ -1,6 +1,6 @@
 //! Metadata: brokers, topics and who leads each partition. Creates topics that are asked for, where that is wanted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use meridian_controller::{Controller, Topic};
@@ -10,24 +10,34 @@ use meridian_wire::metadata::{
 };
 use meridian_wire::{ErrorCode, MetadataRequest, MetadataResponse, Str};
 
+use crate::budget::ByteLease;
 use crate::catalog::{self, ShardView};
 use crate::context::Caller;
 use crate::topic_creation;
 
+/// Memory of one partition in an answer.
+const PARTITION_BYTES: usize = 200;
 /// First version that may name topics by id; 10 and 11 have the field and may not use it.
 const TOPIC_IDS_FROM: i16 = 12;
 
-pub(crate) async fn handle(caller: &Caller, request: MetadataRequest) -> MetadataResponse {
+pub(crate) async fn handle(
+    caller: &Caller,
+    request: MetadataRequest,
+    lease: &mut Option<ByteLease>,
+) -> MetadataResponse {
     // Version 0 asks for all topics by naming none.
     let asked = request
         .topics
-        .filter(|topics| caller.version > 0 || !topics.is_empty());
+        .filter(|topics| caller.version > 0 || !topics.is_empty())
+        .map(without_repetition);
     // Versions before 4 cannot say no.
     if let Some(topics) = &asked
         && (caller.version < 4 || request.allow_auto_topic_creation)
     {
         create_missing(caller, topics).await;
     }
+    let partitions = count_partitions(&caller.context.region.controller(), asked.as_deref());
+    *lease = caller.reserve(partitions * PARTITION_BYTES).await;
     let view = ShardView::new(caller);
     let topics = {
         let controller = caller.context.region.controller();
@@ -52,6 +62,30 @@ pub(crate) async fn handle(caller: &Caller, request: MetadataRequest) -> Metadat
         topics,
         ..Default::default()
     }
+}
+
+/// As in Kafka, a topic that is named more than once is told once: repetition must not multiply the answer.
+fn without_repetition(topics: Vec<MetadataRequestTopic>) -> Vec<MetadataRequestTopic> {
+    let mut seen = HashSet::new();
+    topics
+        .into_iter()
+        .filter(|topic| seen.insert((topic.name.clone(), topic.topic_id)))
+        .collect()
+}
+
+fn count_partitions(controller: &Controller, asked: Option<&[MetadataRequestTopic]>) -> usize {
+    let count = match asked {
+        None => controller.partition_count(),
+        Some(topics) => topics
+            .iter()
+            .filter_map(|topic| match &topic.name {
+                Some(name) if !name.is_empty() => controller.topic(name),
+                _ => controller.topic_by_id(TopicId(topic.topic_id)),
+            })
+            .map(|topic| u64::from(topic.partitions))
+            .sum(),
+    };
+    usize::try_from(count).unwrap_or(usize::MAX / PARTITION_BYTES)
 }
 
 async fn create_missing(caller: &Caller, topics: &[MetadataRequestTopic]) {

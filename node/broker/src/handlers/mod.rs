@@ -32,6 +32,10 @@ pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
 pub(crate) mod sync_group;
 
+use std::collections::HashSet;
+
+use meridian_wire::Str;
+
 use crate::context::Caller;
 use crate::coordinator::GroupError;
 use crate::errors;
@@ -39,4 +43,19 @@ use crate::errors;
 /// The number of a group's error on its way to the client; counted.
 fn group_code(caller: &Caller, error: GroupError) -> i16 {
     caller.code(errors::of_group(error))
+}
+
+/// Names without their repetitions, which must not multiply an answer.
+fn once_each(names: Vec<Str>) -> impl Iterator<Item = Str> {
+    let mut seen = HashSet::new();
+    names.into_iter().filter(move |name| seen.insert(name.clone()))
+}
+
+/// Waits for a group's answer, but not beyond the end of the broker: members rejoin elsewhere.
+async fn unless_draining<T>(caller: &Caller, answer: impl Future<Output = T>, stopped: T) -> T {
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        () = caller.context.draining.cancelled() => stopped,
+    }
 }

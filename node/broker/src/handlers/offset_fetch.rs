@@ -1,6 +1,6 @@
 //! OffsetFetch: where a group left off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use meridian_state::CommittedOffset;
 use meridian_types::{Partition, TopicId};
@@ -21,11 +21,11 @@ const TOPIC_IDS_FROM: i16 = 10;
 
 pub(crate) fn handle(caller: &Caller, request: OffsetFetchRequest) -> OffsetFetchResponse {
     if caller.version >= BATCH_FROM {
-        let groups = request
-            .groups
-            .into_iter()
-            .map(|group| fetch(caller, group))
-            .collect();
+        let mut groups = request.groups;
+        let mut seen = HashSet::new();
+        // A group that is named more than once is told once: repetition must not multiply the answer.
+        groups.retain(|group| seen.insert(group.group_id.clone()));
+        let groups = groups.into_iter().map(|group| fetch(caller, group)).collect();
         return OffsetFetchResponse {
             groups,
             ..Default::default()

@@ -5,8 +5,8 @@ use meridian_wire::sync_group::SyncGroupRequestAssignment;
 use meridian_wire::{ErrorCode, Str, SyncGroupRequest, SyncGroupResponse};
 
 use crate::context::Caller;
-use crate::coordinator::SyncRequest;
-use crate::handlers::group_code;
+use crate::coordinator::{GroupError, SyncRequest};
+use crate::handlers::{group_code, unless_draining};
 
 /// First version that must name the protocol.
 const PROTOCOL_FROM: i16 = 5;
@@ -29,7 +29,8 @@ pub(crate) async fn handle(caller: &Caller, request: SyncGroupRequest) -> SyncGr
         protocol_name: request.protocol_name.map(String::from),
         assignments: request.assignments.into_iter().map(assignment).collect(),
     };
-    match caller.context.groups.coordinator().sync(request).await {
+    let syncing = caller.context.groups.coordinator().sync(request);
+    match unless_draining(caller, syncing, Err(GroupError::NotAvailable)).await {
         Ok(synced) => SyncGroupResponse {
             protocol_type: synced.protocol_type.map(Str::from),
             protocol_name: synced.protocol_name.map(Str::from),

@@ -176,7 +176,10 @@ async fn read(
         return nothing;
     }
     let lease = if is_first {
-        context.response_budget.take(bytes_max as usize).await
+        tokio::select! {
+            lease = context.response_budget.take(bytes_max as usize) => lease,
+            () = context.draining.cancelled() => return nothing,
+        }
     } else {
         // Who already holds memory must not wait for more: the response goes out with what it has.
         match context.response_budget.try_take(bytes_max as usize) {

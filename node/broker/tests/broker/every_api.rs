@@ -1,9 +1,7 @@
 //! Every advertised version of every API is answered with something that can be decoded.
 
-mod harness;
-
+use crate::harness::TestBroker;
 use bytes::BytesMut;
-use harness::TestBroker;
 use meridian_wire::api::ResponseBody;
 use meridian_wire::schema::{FieldSchema, FieldType, StructSchema};
 use meridian_wire::{ApiKey, Decoder, Encoder, RequestHeader, ResponseHeader, Str};

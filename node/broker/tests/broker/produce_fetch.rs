@@ -1,11 +1,9 @@
 //! What is produced can be fetched, under the rules of the protocol.
 
-mod harness;
-
 use std::time::{Duration, Instant};
 
+use crate::harness::{Client, TestBroker, batch, fetch, produce};
 use bytes::BytesMut;
-use harness::{Client, TestBroker, batch, fetch, produce};
 use meridian_types::Uuid;
 use meridian_wire::batch::BatchHeader;
 use meridian_wire::fetch::{FetchPartition, FetchTopic};

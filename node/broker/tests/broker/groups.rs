@@ -1,9 +1,7 @@
 //! Consumer groups and their offsets, over the wire.
 
-mod harness;
-
+use crate::harness::{Client, TestBroker};
 use bytes::Bytes;
-use harness::{Client, TestBroker};
 use meridian_types::Uuid;
 use meridian_wire::join_group::JoinGroupRequestProtocol;
 use meridian_wire::leave_group::MemberIdentity;

@@ -1,8 +1,6 @@
 //! Topics and configs, over the wire.
 
-mod harness;
-
-use harness::{TestBroker, batch, fetch};
+use crate::harness::{TestBroker, batch, fetch};
 use meridian_wire::create_partitions::CreatePartitionsTopic;
 use meridian_wire::create_topics::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig};
 use meridian_wire::delete_records::{DeleteRecordsPartition, DeleteRecordsTopic};
@@ -309,6 +307,15 @@ async fn broker_configs_altered_through_the_protocol_take_effect() {
     assert_eq!(client.call(&request, 1).await.responses[0].error_code, 0);
     let created = client.call(&create(vec![new_topic("t", -1, -1)]), 7).await;
     assert_eq!(created.topics[0].num_partitions, 5);
+    let delay = client
+        .call(&describe(BROKER, "1", &["group.initial.rebalance.delay.ms"]), 4)
+        .await;
+    let delay = &delay.results[0].configs[0];
+    assert_eq!(
+        (delay.value.as_deref(), delay.config_source),
+        (Some("0"), 4),
+        "as the node was started"
+    );
     let unknown = client.call(&describe(BROKER, "9", &[]), 4).await;
     assert_eq!(unknown.results[0].error_code, ErrorCode::InvalidRequest.code());
     broker.stop().await;

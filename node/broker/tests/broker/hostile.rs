@@ -1,11 +1,15 @@
 //! Clients that are slow, stuck or hostile are cut off, and harm nobody else.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::{TestBroker, batch, fetch, produce};
-use meridian_wire::{ApiVersionsRequest, ErrorCode, FetchRequest, ProduceRequest};
+use crate::harness::{TestBroker, batch, fetch, produce};
+use meridian_wire::join_group::JoinGroupRequestProtocol;
+use meridian_wire::metadata::MetadataRequestTopic;
+use meridian_wire::offset_fetch::OffsetFetchRequestGroup;
+use meridian_wire::{
+    ApiVersionsRequest, ErrorCode, FetchRequest, JoinGroupRequest, MetadataRequest, OffsetFetchRequest,
+    ProduceRequest,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -226,4 +230,86 @@ async fn a_peer_that_is_gone_ends_its_waiting_fetch() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(broker.metric("meridian_fetches_waiting"), 0.0);
     broker.stop().await;
+}
+
+#[tokio::test]
+async fn naming_a_topic_many_times_does_not_multiply_the_answer() {
+    let broker = TestBroker::start().await;
+    broker.create_topic("wide", 1000, &[]).await;
+    let mut client = broker.client().await;
+    let topic = MetadataRequestTopic {
+        name: Some("wide".into()),
+        ..Default::default()
+    };
+    let request = MetadataRequest {
+        topics: Some(vec![topic; 10_000]),
+        ..Default::default()
+    };
+    assert_eq!(client.call(&request, 12).await.topics.len(), 1);
+    let groups = vec![
+        OffsetFetchRequestGroup {
+            group_id: "g".into(),
+            topics: None,
+            ..Default::default()
+        };
+        100
+    ];
+    let request = OffsetFetchRequest {
+        groups,
+        ..Default::default()
+    };
+    assert_eq!(client.call(&request, 9).await.groups.len(), 1);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn only_produce_may_be_large() {
+    let broker = TestBroker::with(|settings| settings.limits.request_bytes_max = 10_000).await;
+    broker.create_topic("t", 1, &[]).await;
+    let mut client = broker.client().await;
+    let text = "x".repeat(20_000);
+    client.produce("t", 0, batch(NOW_MS, &[&text])).await;
+    let topics = (0..1000).map(|number| MetadataRequestTopic {
+        name: Some(format!("a-long-name-{number}").into()),
+        ..Default::default()
+    });
+    client
+        .send(
+            &MetadataRequest {
+                topics: Some(topics.collect()),
+                ..Default::default()
+            },
+            12,
+        )
+        .await;
+    assert!(client.frame().await.is_none());
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_stops_releases_waiting_group_members() {
+    let broker =
+        TestBroker::with(|settings| settings.kafka.group_initial_rebalance_delay = Duration::from_secs(60))
+            .await;
+    let mut client = broker.client().await;
+    let protocol = JoinGroupRequestProtocol {
+        name: "range".into(),
+        ..Default::default()
+    };
+    let join = JoinGroupRequest {
+        group_id: "g".into(),
+        session_timeout_ms: 30_000,
+        rebalance_timeout_ms: 60_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![protocol],
+        ..Default::default()
+    };
+    let id = client.send(&join, 3).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let begun = std::time::Instant::now();
+    broker.begin_shutdown();
+    let answer = client.receive::<JoinGroupRequest>(3, id).await;
+    assert_eq!(answer.error_code, ErrorCode::CoordinatorNotAvailable.code());
+    broker.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }
