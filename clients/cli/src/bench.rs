@@ -8,6 +8,7 @@ use clap::Subcommand;
 use crate::context::Context;
 use crate::error::CliError;
 
+mod consume;
 mod content;
 mod driver;
 mod prepare;
@@ -15,17 +16,21 @@ mod prepared;
 mod produce;
 mod report;
 mod target;
+mod verify;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Write as fast as it goes, or at a rate
     Produce(produce::ProduceArgs),
+    /// Read from the logs' starts as fast as it goes
+    Consume(consume::ConsumeArgs),
 }
 
 impl BenchCommand {
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
             Self::Produce(args) => args.run(context).await,
+            Self::Consume(args) => args.run(context).await,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use meridian_client::cluster::{CoordinatorError, TopicError};
-use meridian_client::{AdminError, Phase, RequestCause, RequestError};
+use meridian_client::{AdminError, ConsumeError, Phase, RequestCause, RequestError};
 use meridian_wire::ErrorCode;
 
 /// The exit status of a command that is not done.
@@ -186,6 +186,18 @@ impl CliError {
         match advice_for(code) {
             Some(advice) => result.advise(advice),
             None => result,
+        }
+    }
+}
+
+impl From<ConsumeError> for CliError {
+    fn from(error: ConsumeError) -> Self {
+        match error {
+            ConsumeError::Position(error) => error.into(),
+            ConsumeError::Refused { ref refusal, .. } => Self::refused(error.to_string(), refusal.code),
+            ConsumeError::OutOfRange { .. } => Self::failed(error.to_string())
+                .advise("`meridian topic describe` shows where the log starts and ends"),
+            other => Self::failed(other.to_string()),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod bench;
 mod cluster;
 mod completions;
 mod config;
@@ -56,6 +57,9 @@ enum Command {
     /// Look at a node's log on disk
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Put load on a server and measure it
+    #[command(subcommand)]
+    Bench(Box<bench::BenchCommand>),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -96,6 +100,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Serve(args) => runtime.block_on(args.run(&context)),
         Command::Config(command) => command.run(&context),
         Command::Journal(command) => command.run(&context),
+        Command::Bench(command) => runtime.block_on(command.run(&context)),
         Command::Completions(args) => args.run(),
     }
 }

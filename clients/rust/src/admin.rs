@@ -14,6 +14,9 @@ mod groups;
 mod offsets;
 mod topics;
 
+pub(crate) use self::groups::fetch_offsets;
+pub(crate) use self::offsets::list_offsets;
+
 pub use self::cluster::{ClusterDescription, LogDir, LogDirPartition};
 pub use self::configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};
 pub use self::groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember};
@@ -131,7 +134,6 @@ pub(crate) fn millis(duration: Duration) -> i32 {
 fn refused(what: String, result: Result<(), Refusal>) -> Result<(), AdminError> {
     result.map_err(|refusal| AdminError::Refused { what, refusal })
 }
-
 
 /// A partition index as the protocol has it.
 pub(crate) fn partition_id(index: u32) -> i32 {

@@ -209,7 +209,10 @@ impl Producer {
     pub async fn send(&self, record: &NewRecord<'_>) -> Result<Delivery, SendError> {
         let shared = &self.handle.shared;
         let size = BatchBuilder::record_size_max(record.key, record.value, record.headers);
-        let bytes_max = shared.settings.request_bytes_max.min(shared.settings.buffer_bytes);
+        let bytes_max = shared
+            .settings
+            .request_bytes_max
+            .min(shared.settings.buffer_bytes);
         if size > bytes_max {
             return Err(SendError::TooLarge {
                 bytes: size,
@@ -233,7 +236,8 @@ impl Producer {
                 }
             }
         }
-        self.push(record, &topic, size).inspect_err(|_| shared.memory.add_permits(size))
+        self.push(record, &topic, size)
+            .inspect_err(|_| shared.memory.add_permits(size))
     }
 
     fn push(

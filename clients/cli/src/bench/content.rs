@@ -112,8 +112,8 @@ impl Verifier {
     /// Takes a value that was read from `partition`; says its mark if it is of this run.
     pub(super) fn take(&mut self, partition: u32, value: &[u8]) -> Option<Mark> {
         let Some(mark) = read_mark(value).filter(|mark| mark.sequence < SEQUENCE_MAX) else {
-            let is_of_run = value.len() >= VALUE_BYTES_MIN
-                && self.run.is_some_and(|run| value[..8] == run.to_be_bytes());
+            let is_of_run =
+                value.len() >= VALUE_BYTES_MIN && self.run.is_some_and(|run| value[..8] == run.to_be_bytes());
             if is_of_run {
                 self.verdict.corrupt += 1;
             } else {
@@ -129,7 +129,10 @@ impl Verifier {
         if !self.seen.entry(mark.producer).or_default().insert(mark.sequence) {
             self.verdict.duplicates += 1;
         }
-        let last = self.last.entry((mark.producer, partition)).or_insert(mark.sequence);
+        let last = self
+            .last
+            .entry((mark.producer, partition))
+            .or_insert(mark.sequence);
         if mark.sequence < *last {
             self.verdict.reordered += 1;
         }
@@ -221,7 +224,10 @@ mod tests {
             verifier.take(partition, &value(1, sequence));
         }
         let verdict = verifier.verdict();
-        assert_eq!((verdict.records, verdict.duplicates, verdict.reordered), (7, 1, 1));
+        assert_eq!(
+            (verdict.records, verdict.duplicates, verdict.reordered),
+            (7, 1, 1)
+        );
         assert_eq!(verifier.missing(1, 5), 0);
         assert_eq!(verifier.missing(1, 71), 65);
         assert_eq!(verifier.gaps(), 65);

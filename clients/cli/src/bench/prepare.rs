@@ -128,9 +128,9 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meridian_wire::RequestBody;
     use meridian_wire::batch::{records, verify_crc};
     use meridian_wire::frame::{PREFIX_BYTES, decode_request};
-    use meridian_wire::RequestBody;
 
     #[test]
     fn a_prepared_request_is_a_produce_request_under_any_correlation_id() {

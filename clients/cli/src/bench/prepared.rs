@@ -53,7 +53,10 @@ pub(super) async fn run(
     let mut by_broker: BTreeMap<_, Vec<u32>> = BTreeMap::new();
     for index in 0..plan.partitions {
         let leader = metadata.leader(&plan.topic, index).ok_or_else(|| {
-            CliError::failed(format!("partition {index} of topic '{}' has no leader", plan.topic))
+            CliError::failed(format!(
+                "partition {index} of topic '{}' has no leader",
+                plan.topic
+            ))
         })?;
         by_broker.entry(leader).or_default().push(index);
     }
@@ -61,7 +64,10 @@ pub(super) async fn run(
     for (broker, partitions) in by_broker {
         let connection = cluster.connection(Lane::SHARED, broker).await?;
         let version = connection.versions().common(ApiKey::Produce).ok_or_else(|| {
-            CliError::failed(format!("{} serves no version of Produce that we speak", connection.endpoint()))
+            CliError::failed(format!(
+                "{} serves no version of Produce that we speak",
+                connection.endpoint()
+            ))
         })?;
         let requests = Arc::new(requests(plan, version, &partitions, batches)?);
         let share = partitions.len() as f64 / f64::from(plan.partitions);
@@ -80,7 +86,10 @@ pub(super) async fn run(
             });
         }
     }
-    let tasks: Vec<_> = senders.into_iter().map(|sender| tokio::spawn(sender.run())).collect();
+    let tasks: Vec<_> = senders
+        .into_iter()
+        .map(|sender| tokio::spawn(sender.run()))
+        .collect();
     let mut totals = Totals::default();
     for task in tasks {
         let of_one = task
@@ -134,7 +143,10 @@ impl Sender {
         };
         let limit = self.plan.end + ANSWER_TIMEOUT;
         timeout_at(limit, work).await.unwrap_or_else(|_| {
-            Err(CliError::failed(format!("{} did not answer for a minute", self.endpoint)))
+            Err(CliError::failed(format!(
+                "{} did not answer for a minute",
+                self.endpoint
+            )))
         })
     }
 
@@ -162,7 +174,11 @@ impl Sender {
                 sleep_until(due).await;
             }
             if is_answered {
-                permits.acquire().await.expect("the semaphore is never closed").forget();
+                permits
+                    .acquire()
+                    .await
+                    .expect("the semaphore is never closed")
+                    .forget();
             }
             let now = super::driver::now();
             if now >= self.plan.end {
@@ -248,8 +264,8 @@ impl Sender {
                 if let Some(failure) = failure {
                     totals.failed_records += request.records;
                     totals.first_failure.get_or_insert_with(|| {
-                        let code = ErrorCode::from_code(failure.error_code)
-                            .unwrap_or(ErrorCode::UnknownServerError);
+                        let code =
+                            ErrorCode::from_code(failure.error_code).unwrap_or(ErrorCode::UnknownServerError);
                         let message = failure.error_message.as_deref().unwrap_or_default();
                         format!("partition {}: {} {message}", failure.index, code.name())
                     });

@@ -91,7 +91,9 @@ impl ProduceArgs {
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
         self.records.check()?;
         if self.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
-            return Err(CliError::usage("--rate must be a number of records per second above 0"));
+            return Err(CliError::usage(
+                "--rate must be a number of records per second above 0",
+            ));
         }
         let cluster = self.target.prepare(context).await?;
         let run = now_ms().0.cast_unsigned();
@@ -115,7 +117,9 @@ impl ProduceArgs {
             run_producers(context, &plan).await?
         };
         let finished = now();
-        let elapsed = finished.min(plan.end).saturating_duration_since(plan.measured_from);
+        let elapsed = finished
+            .min(plan.end)
+            .saturating_duration_since(plan.measured_from);
         let measured = Measured {
             totals,
             elapsed,
@@ -159,7 +163,11 @@ impl ProduceArgs {
             0 => Ok(()),
             failed => Err(CliError::failed(format!(
                 "{failed} records were not acknowledged; the first: {}",
-                measured.totals.first_failure.as_deref().unwrap_or("no reason given")
+                measured
+                    .totals
+                    .first_failure
+                    .as_deref()
+                    .unwrap_or("no reason given")
             ))),
         }
     }
@@ -236,9 +244,9 @@ async fn run_producers(
     let mut totals = Totals::default();
     let mut sent = BTreeMap::new();
     for (number, task) in (0..).zip(tasks) {
-        let (of_one, count) = task
-            .await
-            .map_err(|error| CliError::failed(format!("a producer of the benchmark ended badly: {error}")))??;
+        let (of_one, count) = task.await.map_err(|error| {
+            CliError::failed(format!("a producer of the benchmark ended badly: {error}"))
+        })??;
         totals.merge(of_one);
         sent.insert(number, count);
     }

@@ -25,7 +25,8 @@ impl Latencies {
     /// Counts `count` events of one latency.
     pub(super) fn record(&mut self, latency: Duration, count: u64) {
         let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.histogram.saturating_record_n(us.clamp(1, LATENCY_US_MAX), count);
+        self.histogram
+            .saturating_record_n(us.clamp(1, LATENCY_US_MAX), count);
     }
 
     pub(super) fn merge(&mut self, other: &Self) {

@@ -92,6 +92,8 @@ impl TargetArgs {
             Err(error) => return Err(error.into()),
         }
         self.await_leaders(&cluster).await?;
+        // A leader that is named may not know yet that it is one; this asks each until it does.
+        super::verify::ends(&cluster, &self.topic, self.partitions).await?;
         Ok(cluster)
     }
 

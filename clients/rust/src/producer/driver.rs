@@ -163,7 +163,11 @@ impl Driver {
         let settings = &self.shared.settings;
         let mut keys = keys.into_iter().peekable();
         while keys.peek().is_some() {
-            if self.brokers.get(&id).is_some_and(|it| it.in_flight >= settings.in_flight_max) {
+            if self
+                .brokers
+                .get(&id)
+                .is_some_and(|it| it.in_flight >= settings.in_flight_max)
+            {
                 return;
             }
             let mut batches = Vec::new();
@@ -315,19 +319,21 @@ impl Driver {
 
     fn finish_or_queue(&mut self, key: &Key, batch: Batch, answer: Answer) {
         let retry_at = Instant::now() + self.backoff.next_wait();
-        let ended = self.shared.accumulator.lock().answer(key, batch, answer, retry_at);
+        let ended = self
+            .shared
+            .accumulator
+            .lock()
+            .answer(key, batch, answer, retry_at);
         debug_assert!(ended.is_none(), "an answer of this kind puts the batch back");
     }
 
     /// Ends a batch.
-    fn finish(
-        &self,
-        key: &Key,
-        batch: Batch,
-        answer: Answer,
-        result: Result<Acknowledged, ProduceError>,
-    ) {
-        let ended = self.shared.accumulator.lock().answer(key, batch, answer, Instant::now());
+    fn finish(&self, key: &Key, batch: Batch, answer: Answer, result: Result<Acknowledged, ProduceError>) {
+        let ended = self
+            .shared
+            .accumulator
+            .lock()
+            .answer(key, batch, answer, Instant::now());
         if let Some(Ok(batch) | Err(batch)) = ended {
             self.release(&batch, result);
         }
@@ -338,10 +344,9 @@ impl Driver {
             topic: key.0.to_string(),
             partition: key.1,
             may_be_written: batch.may_be_written,
-            reason: batch
-                .last_failure
-                .clone()
-                .unwrap_or_else(|| "it was never sent: the partition had no leader, or the broker did not keep up".into()),
+            reason: batch.last_failure.clone().unwrap_or_else(|| {
+                "it was never sent: the partition had no leader, or the broker did not keep up".into()
+            }),
         };
         self.release(&batch, Err(failure));
     }
@@ -425,10 +430,7 @@ fn spawn_sender(
             }
         }
     });
-    Broker {
-        sender,
-        in_flight: 0,
-    }
+    Broker { sender, in_flight: 0 }
 }
 
 /// Hands a request to the broker's connection; the future waits for the answer.

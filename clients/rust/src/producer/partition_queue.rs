@@ -59,10 +59,7 @@ pub(super) enum Answer {
     /// Written.
     Written,
     /// Not written for now; `may_be_written` if even that is not sure.
-    Retry {
-        may_be_written: bool,
-        reason: String,
-    },
+    Retry { may_be_written: bool, reason: String },
     /// The numbers do not follow: not written.
     OutOfOrder,
     /// The producer's epoch is not accepted: not written.
@@ -105,7 +102,10 @@ pub(super) struct PartitionQueue {
 
 impl PartitionQueue {
     /// Appends a record. `true`: the driver should look.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a record, which are borrowed")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a record, which are borrowed"
+    )]
     pub(super) fn push(
         &mut self,
         now: Instant,
@@ -168,12 +168,20 @@ impl PartitionQueue {
     /// When the oldest batch may be sent: now or earlier, later, or not before something is answered.
     pub(super) fn ready_at(&self, limits: &Limits) -> Option<Instant> {
         let first = self.waiting.front()?;
-        let in_flight_max = if self.is_recovering { 1 } else { limits.in_flight_max };
+        let in_flight_max = if self.is_recovering {
+            1
+        } else {
+            limits.in_flight_max
+        };
         if self.in_flight.len() >= in_flight_max {
             return None;
         }
         let is_full = first.is_sealed || self.waiting.len() > 1 || first.sequence.is_some();
-        let due = if is_full { first.created } else { first.created + limits.linger };
+        let due = if is_full {
+            first.created
+        } else {
+            first.created + limits.linger
+        };
         Some(self.blocked_until.map_or(due, |until| until.max(due)))
     }
 
@@ -225,7 +233,9 @@ impl PartitionQueue {
                 batch.last_failure = Some("OUT_OF_ORDER_SEQUENCE_NUMBER".to_owned());
                 // If an older one is still to come, this one only came too early. If not, the server has lost
                 // what it knew of us, and a new series is all that it will take.
-                let is_oldest = self.oldest_unanswered().is_none_or(|oldest| oldest > batch.number);
+                let is_oldest = self
+                    .oldest_unanswered()
+                    .is_none_or(|oldest| oldest > batch.number);
                 self.must_bump |= is_oldest;
                 self.put_back(batch, retry_at);
                 Verdict::Queued
@@ -291,7 +301,9 @@ impl PartitionQueue {
     }
 
     fn put_back(&mut self, batch: Batch, retry_at: Instant) {
-        let place = self.waiting.partition_point(|waiting| waiting.number < batch.number);
+        let place = self
+            .waiting
+            .partition_point(|waiting| waiting.number < batch.number);
         self.waiting.insert(place, batch);
         self.is_recovering = true;
         self.block(retry_at);
@@ -338,7 +350,9 @@ impl PartitionQueue {
 
     fn oldest_unanswered(&self) -> Option<u64> {
         let waiting = self.waiting.iter().filter(|batch| batch.sequence.is_some());
-        let numbers = waiting.map(|it| it.number).chain(self.in_flight.iter().map(|it| it.number));
+        let numbers = waiting
+            .map(|it| it.number)
+            .chain(self.in_flight.iter().map(|it| it.number));
         numbers.min()
     }
 }

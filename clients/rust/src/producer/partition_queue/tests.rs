@@ -35,7 +35,16 @@ impl World {
             let builder = || BatchBuilder::new(Compression::None);
             let value = [0_u8; 90];
             self.queue
-                .push(self.now, &self.limits, builder, TimestampMs(0), None, Some(&value), &[], 90)
+                .push(
+                    self.now,
+                    &self.limits,
+                    builder,
+                    TimestampMs(0),
+                    None,
+                    Some(&value),
+                    &[],
+                    90,
+                )
                 .unwrap();
         }
     }
@@ -79,7 +88,16 @@ fn a_batch_waits_for_its_linger_unless_it_is_full_or_flushed() {
     let builder = || BatchBuilder::new(Compression::None);
     world
         .queue
-        .push(world.now, &world.limits, builder, TimestampMs(0), None, Some(b"x"), &[], 10)
+        .push(
+            world.now,
+            &world.limits,
+            builder,
+            TimestampMs(0),
+            None,
+            Some(b"x"),
+            &[],
+            10,
+        )
         .unwrap();
     assert!(!world.is_ready());
     world.now += Duration::from_millis(10);
@@ -96,7 +114,10 @@ fn five_batches_are_in_flight_at_most_and_numbered_in_order() {
     let mut taken = world.take_all();
     assert_eq!(bases(&taken), [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]);
     let first = taken.remove(0);
-    assert!(matches!(world.answer(first, Answer::Written), Verdict::Written(_)));
+    assert!(matches!(
+        world.answer(first, Answer::Written),
+        Verdict::Written(_)
+    ));
     assert_eq!(bases(&world.take_all()), [(0, 5)]);
 }
 
@@ -115,11 +136,19 @@ fn retried_batches_keep_numbers_and_order_and_go_one_at_a_time() {
     world.answer(fourth, Answer::OutOfOrder);
     for expected in 0..4 {
         let mut again = world.take_all();
-        assert_eq!(bases(&again), [(0, expected)], "one at a time, with its old number");
+        assert_eq!(
+            bases(&again),
+            [(0, expected)],
+            "one at a time, with its old number"
+        );
         world.answer(again.remove(0), Answer::Written);
     }
     world.push(3);
-    assert_eq!(bases(&world.take_all()), [(0, 4), (0, 5), (0, 6)], "then in parallel again");
+    assert_eq!(
+        bases(&world.take_all()),
+        [(0, 4), (0, 5), (0, 6)],
+        "then in parallel again"
+    );
 }
 
 #[test]
@@ -128,7 +157,11 @@ fn a_refused_batch_leaves_no_hole() {
     world.push(3);
     let first = world.queue.take(Some(IDENTITY)).unwrap();
     assert!(matches!(world.answer(first, Answer::Refused), Verdict::Failed(_)));
-    assert_eq!(bases(&world.take_all()), [(0, 0), (0, 1)], "its number is used again");
+    assert_eq!(
+        bases(&world.take_all()),
+        [(0, 0), (0, 1)],
+        "its number is used again"
+    );
 }
 
 #[test]
@@ -136,7 +169,11 @@ fn a_refused_batch_with_others_behind_it_begins_a_new_series() {
     let mut world = World::new();
     world.push(3);
     let mut taken = world.take_all().into_iter();
-    let (first, second, third) = (taken.next().unwrap(), taken.next().unwrap(), taken.next().unwrap());
+    let (first, second, third) = (
+        taken.next().unwrap(),
+        taken.next().unwrap(),
+        taken.next().unwrap(),
+    );
     world.answer(first, Answer::Refused);
     world.answer(second, Answer::OutOfOrder);
     assert!(!world.is_ready(), "the third is still in flight");
@@ -195,7 +232,10 @@ fn a_new_identity_is_taken_when_nothing_of_the_old_is_in_flight() {
     };
     let again = world.queue.take(Some(other)).unwrap();
     let sequence = again.sequence.unwrap();
-    assert_eq!((sequence.id, sequence.epoch, sequence.base), (ProducerId(8), 3, 0));
+    assert_eq!(
+        (sequence.id, sequence.epoch, sequence.base),
+        (ProducerId(8), 3, 0)
+    );
 }
 
 /// A server that takes a batch only if its number follows, knows the last five, and loses answers.
@@ -243,7 +283,10 @@ fn with_lost_answers_and_moving_leaders_every_record_is_written_once_in_order() 
                 // Lost on the way back.
                 world.retry(batch, true);
             } else {
-                assert!(matches!(world.answer(batch, Answer::Written), Verdict::Written(_)));
+                assert!(matches!(
+                    world.answer(batch, Answer::Written),
+                    Verdict::Written(_)
+                ));
                 written += 1;
             }
         }
