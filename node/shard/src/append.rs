@@ -148,6 +148,15 @@ impl AppendQueue {
     }
 }
 
+/// How the sequencing of one term ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Another term began, or none.
+    Lost,
+    /// This term cannot be sequenced any further; only another one can.
+    Void,
+}
+
 /// One proposal in flight, oldest first. Without `pending` it only waits for those before it: all
 /// its batches were duplicates of something in flight.
 #[derive(Default)]
@@ -188,10 +197,16 @@ impl Appender {
     /// Runs until the shard's group ends.
     pub(crate) async fn run(mut self) {
         let mut leadership = self.group.leadership();
+        // A term in which a proposal's fate is unknown: the state alone no longer tells the next offset.
+        let mut void = None;
         loop {
             let now = *leadership.borrow_and_update();
-            if let Leadership::Leading { term } = now {
-                self.lead(term, &mut leadership).await;
+            if let Leadership::Leading { term } = now
+                && void != Some(term)
+            {
+                if self.lead(term, &mut leadership).await == End::Void {
+                    void = Some(term);
+                }
             } else {
                 let leader = match now {
                     Leadership::Following { leader } => Some(leader),
@@ -209,8 +224,8 @@ impl Appender {
         }
     }
 
-    /// Sequences under one term, until it is lost.
-    async fn lead(&mut self, term: Term, leadership: &mut watch::Receiver<Leadership>) {
+    /// Sequences under one term, until it is over.
+    async fn lead(&mut self, term: Term, leadership: &mut watch::Receiver<Leadership>) -> End {
         let region_epoch = *self.region_epoch.borrow();
         let elections = u32::try_from(term.0).unwrap_or(u32::MAX);
         let epoch = LeaderEpoch::new(region_epoch, elections);
@@ -230,10 +245,16 @@ impl Appender {
                             sequencer.applied(&round.groups, &results);
                             answer(round, &results, epoch, &self.machine);
                         }
+                        Err(error @ AppendError::NotLeader { .. }) => {
+                            // Certainly not in the log. What was staged behind it in the same partitions
+                            // will be rejected; the sequencer waits for that.
+                            sequencer.abandoned(&round.groups);
+                            fail_all([round], &error);
+                        }
                         Err(error) => {
-                            // What was staged behind it is void with it: begin anew from the state.
-                            fail_all(std::iter::once(round).chain(rounds), &error);
-                            return;
+                            fail_all([round], &error);
+                            tokio::spawn(finish(rounds, epoch, Arc::clone(&self.machine)));
+                            return End::Void;
                         }
                     }
                 }
@@ -242,7 +263,7 @@ impl Appender {
                     if !still {
                         // Proposals in flight may yet commit; answer them as they end.
                         tokio::spawn(finish(rounds, epoch, Arc::clone(&self.machine)));
-                        return;
+                        return End::Lost;
                     }
                 }
                 () = self.queue.arrived.notified(), if room => {
@@ -259,9 +280,10 @@ impl Appender {
                             rounds.push_back(round);
                         }
                         Ok(None) => {}
-                        Err(error) => {
-                            fail_all(rounds, &error);
-                            return;
+                        Err(reason) => {
+                            tracing::warn!(%reason, "the shard's group takes no proposals");
+                            tokio::spawn(finish(rounds, epoch, Arc::clone(&self.machine)));
+                            return End::Void;
                         }
                     }
                 }

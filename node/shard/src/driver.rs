@@ -95,7 +95,8 @@ fn decide(
     for (partition, held) in state.partitions() {
         if last.as_ref().is_none_or(|(topic, _)| *topic != partition.topic) {
             let Some(settings) = controller.topic_settings(partition.topic) else {
-                gone.insert(partition.topic);
+                // Unknown is not deleted: this node's view of the controller may lag.
+                gone.extend(controller.deleted_topic(partition.topic).map(|_| partition.topic));
                 continue;
             };
             last = Some((partition.topic, settings));
@@ -115,7 +116,7 @@ fn decide(
     gone.extend(
         committed
             .into_iter()
-            .filter(|topic| controller.topic_by_id(*topic).is_none()),
+            .filter(|topic| controller.deleted_topic(*topic).is_some()),
     );
     (starts, gone)
 }
