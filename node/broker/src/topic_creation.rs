@@ -36,7 +36,7 @@ pub(crate) async fn create(caller: &Caller, topics: Vec<NewTopic>) -> Vec<Result
     match outcome {
         Ok(Outcome::TopicsCreated(results)) => results
             .into_iter()
-            .map(|result| result.map_err(refusal))
+            .map(|result| result.map_err(|error| refusal(&error)))
             .collect(),
         Ok(other) => vec![Err(unexpected(&other)); count],
         Err(error) => vec![Err(control_refusal(&error)); count],
@@ -76,9 +76,9 @@ pub(crate) async fn create_on_demand(caller: &Caller, names: BTreeSet<String>) {
 }
 
 /// What the client of a refused topic is told.
-pub(crate) fn refusal(error: CreateTopicError) -> Refusal {
+pub(crate) fn refusal(error: &CreateTopicError) -> Refusal {
     let message = error.to_string();
-    (errors::of_create_topic(&error), message)
+    (errors::of_create_topic(error), message)
 }
 
 /// What the client is told when the controller has not answered.

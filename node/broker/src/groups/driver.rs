@@ -6,6 +6,7 @@ use std::time::Duration;
 use meridian_shard::LeadershipView;
 use meridian_state::Command;
 use meridian_types::{LeaderEpoch, ShardId};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,6 +15,8 @@ use crate::context::Context;
 
 /// A shard that is led but cannot be read yet is tried again so soon.
 const LOAD_RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// Whether it is time to look for expired offsets is asked at least so often.
+const EXPIRY_STEP: Duration = Duration::from_secs(1);
 /// Figures about groups are renewed so often.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -92,8 +95,15 @@ fn load(context: &Context, shard: ShardId) -> bool {
 }
 
 async fn expire_offsets(context: Arc<Context>) {
+    let mut checked = Instant::now();
     loop {
-        tokio::time::sleep(context.configs().offsets_retention_check_interval).await;
+        // In small steps, so that a shorter interval takes effect before the longer one is over.
+        let interval = context.configs().offsets_retention_check_interval;
+        tokio::time::sleep(interval.min(EXPIRY_STEP)).await;
+        if checked.elapsed() < interval {
+            continue;
+        }
+        checked = Instant::now();
         for shard in (0..context.region.shards()).map(ShardId) {
             expire_in(&context, shard).await;
         }

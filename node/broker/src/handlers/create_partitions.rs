@@ -13,12 +13,15 @@ use crate::context::Caller;
 use crate::errors;
 use crate::topic_creation::{Refusal, control_refusal, unexpected};
 
+/// A topic and how many partitions it is to have, or why not.
+type Checked = Result<(TopicId, u32), Refusal>;
+
 pub(crate) async fn handle(caller: &Caller, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
     let mut times_named: BTreeMap<String, usize> = BTreeMap::new();
     for topic in &request.topics {
         *times_named.entry(topic.name.to_string()).or_default() += 1;
     }
-    let mut checked: Vec<(Str, Result<(TopicId, u32), Refusal>)> = Vec::with_capacity(request.topics.len());
+    let mut checked: Vec<(Str, Checked)> = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let wanted = match times_named.get(&*topic.name) {
             Some(1) => check(caller, &topic),
@@ -64,7 +67,7 @@ pub(crate) async fn handle(caller: &Caller, request: CreatePartitionsRequest) ->
     }
 }
 
-fn check(caller: &Caller, asked: &CreatePartitionsTopic) -> Result<(TopicId, u32), Refusal> {
+fn check(caller: &Caller, asked: &CreatePartitionsTopic) -> Checked {
     let controller = caller.context.region.controller();
     let topic = controller.topic(&asked.name).ok_or_else(|| {
         (

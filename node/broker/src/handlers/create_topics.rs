@@ -81,7 +81,11 @@ fn validate(caller: &Caller, wanted: Vec<NewTopic>) -> Vec<Result<Arc<Topic>, Re
     wanted
         .into_iter()
         .zip(checks)
-        .map(|(new, check)| check.map(|()| would_be(new)).map_err(topic_creation::refusal))
+        .map(|(new, check)| {
+            check
+                .map(|()| would_be(new))
+                .map_err(|error| topic_creation::refusal(&error))
+        })
         .collect()
 }
 

@@ -304,7 +304,7 @@ fn not_appended(caller: &Caller, partition: Partition, error: &AppendError) -> R
         AppendError::Storage { .. } | AppendError::Unknown { .. } => {
             caller.context.warn_limited(|suppressed| {
                 tracing::warn!(%partition, %error, suppressed, "batch not acknowledged");
-            })
+            });
         }
         _ => tracing::debug!(%partition, %error, "batch refused"),
     }

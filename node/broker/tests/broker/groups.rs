@@ -1,8 +1,12 @@
 //! Consumer groups and their offsets, over the wire.
 
 use crate::harness::{Client, TestBroker};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use bytes::Bytes;
 use meridian_types::Uuid;
+use meridian_wire::incremental_alter_configs::{AlterConfigsResource, AlterableConfig};
 use meridian_wire::join_group::JoinGroupRequestProtocol;
 use meridian_wire::leave_group::MemberIdentity;
 use meridian_wire::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
@@ -13,8 +17,8 @@ use meridian_wire::offset_fetch::{
 use meridian_wire::sync_group::SyncGroupRequestAssignment;
 use meridian_wire::{
     DeleteGroupsRequest, DescribeGroupsRequest, ErrorCode, FindCoordinatorRequest, HeartbeatRequest,
-    JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, SyncGroupRequest,
+    IncrementalAlterConfigsRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
+    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest,
 };
 
 /// Version 0 of a consumer's subscription to topic `t`.
@@ -362,5 +366,41 @@ async fn transactions_are_refused_in_clear_words() {
         client.call(&init, 0).await.producer_id,
     ];
     assert!(ids[0] >= 0 && ids[1] == ids[0] + 1);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn offsets_that_nobody_renews_expire() {
+    let broker = TestBroker::start().await;
+    broker.create_topic("t", 2, &[]).await;
+    let mut client = broker.client().await;
+    let soon = AlterableConfig {
+        name: "offsets.retention.check.interval.ms".into(),
+        config_operation: 0,
+        value: Some("10".into()),
+    };
+    let request = IncrementalAlterConfigsRequest {
+        resources: vec![AlterConfigsResource {
+            resource_type: 4,
+            resource_name: "".into(),
+            configs: vec![soon],
+        }],
+        validate_only: false,
+    };
+    assert_eq!(client.call(&request, 1).await.responses[0].error_code, 0);
+    client.call(&commit("old", "", -1, 5), 8).await;
+    let week_ms = 7 * 24 * 3600 * 1000;
+    broker.now.fetch_add(week_ms, Ordering::Relaxed);
+    client.call(&commit("young", "", -1, 6), 8).await;
+    let mut offset = async |group| {
+        client.call(&fetch_offsets(group), 8).await.groups[0].topics[0].partitions[0].committed_offset
+    };
+    let mut waited = 0;
+    while offset("old").await != -1 {
+        waited += 1;
+        assert!(waited < 100, "the offset is still there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(offset("young").await, 6);
     broker.stop().await;
 }

@@ -1,12 +1,5 @@
 //! A broker over a real region in a temporary directory, and a client that speaks raw messages.
 
-#![allow(
-    dead_code,
-    missing_docs,
-    unreachable_pub,
-    reason = "each test program uses its own part"
-)]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -32,11 +25,11 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// A node's worth of broker.
-pub struct TestBroker {
-    pub address: SocketAddr,
-    pub region: Region,
-    pub registry: Registry,
-    pub now: Arc<AtomicI64>,
+pub(crate) struct TestBroker {
+    pub(crate) address: SocketAddr,
+    pub(crate) region: Region,
+    pub(crate) registry: Registry,
+    pub(crate) now: Arc<AtomicI64>,
     shutdown: CancellationToken,
     handle: BrokerHandle,
     writer: std::thread::JoinHandle<()>,
@@ -44,11 +37,11 @@ pub struct TestBroker {
 }
 
 impl TestBroker {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut BrokerSettings)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut BrokerSettings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk::open(directory.path().join("journal")).unwrap());
         let journal = JournalSettings {
@@ -124,11 +117,11 @@ impl TestBroker {
         }
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(self.address).await
     }
 
-    pub async fn create_topic(
+    pub(crate) async fn create_topic(
         &self,
         name: &'static str,
         partitions: i32,
@@ -160,7 +153,7 @@ impl TestBroker {
         response.topics[0].topic_id
     }
 
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name).unwrap();
         let value = |metric: &prometheus::proto::Metric| {
@@ -169,11 +162,11 @@ impl TestBroker {
         family.get_metric().iter().map(value).sum()
     }
 
-    pub fn begin_shutdown(&self) {
+    pub(crate) fn begin_shutdown(&self) {
         self.shutdown.cancel();
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.handle.join().await;
         self.region.shutdown().await;
@@ -182,13 +175,13 @@ impl TestBroker {
 }
 
 /// One connection.
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     correlation_id: i32,
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self {
@@ -198,7 +191,7 @@ impl Client {
     }
 
     /// Sends without waiting; the number that the response will bear.
-    pub async fn send<R: Request>(&mut self, request: &R, version: i16) -> i32 {
+    pub(crate) async fn send<R: Request>(&mut self, request: &R, version: i16) -> i32 {
         self.correlation_id += 1;
         let frame = encode_request(request, version, self.correlation_id, Some(Str::from("test"))).unwrap();
         for segment in frame {
@@ -208,20 +201,20 @@ impl Client {
     }
 
     /// The next response, which must be that to `correlation_id`.
-    pub async fn receive<R: Request>(&mut self, version: i16, correlation_id: i32) -> R::Response {
+    pub(crate) async fn receive<R: Request>(&mut self, version: i16, correlation_id: i32) -> R::Response {
         let frame = self.frame().await.expect("the broker answers");
         let (header, response) = decode_response::<R>(frame, version).unwrap();
         assert_eq!(header.correlation_id, correlation_id);
         response
     }
 
-    pub async fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
+    pub(crate) async fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
         let correlation_id = self.send(request, version).await;
         self.receive::<R>(version, correlation_id).await
     }
 
     /// The next frame; `None` when the broker has closed the connection.
-    pub async fn frame(&mut self) -> Option<BytesMut> {
+    pub(crate) async fn frame(&mut self) -> Option<BytesMut> {
         let mut prefix = [0; 4];
         let read = tokio::time::timeout(Duration::from_secs(10), self.stream.read_exact(&mut prefix));
         match read.await.expect("within ten seconds") {
@@ -234,11 +227,16 @@ impl Client {
         Some(frame)
     }
 
-    pub async fn produce(&mut self, topic: &'static str, partition: i32, records: Bytes) -> ProduceResponse {
-        self.call(&produce(topic, partition, records, -1), 9).await
+    pub(crate) async fn produce(
+        &mut self,
+        topic: &'static str,
+        partition: i32,
+        records: Bytes,
+    ) -> ProduceResponse {
+        self.call(&produce(topic, partition, &records, -1), 9).await
     }
 
-    pub async fn fetch(&mut self, request: &FetchRequest) -> FetchResponse {
+    pub(crate) async fn fetch(&mut self, request: &FetchRequest) -> FetchResponse {
         self.call(request, 12).await
     }
 }
@@ -251,10 +249,10 @@ fn is_end(error: &std::io::Error) -> bool {
 }
 
 /// A produce request of one batch.
-pub fn produce(topic: &'static str, partition: i32, records: Bytes, acks: i16) -> ProduceRequest {
+pub(crate) fn produce(topic: &'static str, partition: i32, records: &[u8], acks: i16) -> ProduceRequest {
     let data = PartitionProduceData {
         index: partition,
-        records: Some(BytesMut::from(&records[..])),
+        records: Some(BytesMut::from(records)),
     };
     let topic = TopicProduceData {
         name: topic.into(),
@@ -270,7 +268,7 @@ pub fn produce(topic: &'static str, partition: i32, records: Bytes, acks: i16) -
 }
 
 /// A fetch request of one partition, outside of any session.
-pub fn fetch(topic: &'static str, partition: i32, offset: i64) -> FetchRequest {
+pub(crate) fn fetch(topic: &'static str, partition: i32, offset: i64) -> FetchRequest {
     let partition = FetchPartition {
         partition,
         fetch_offset: offset,
@@ -292,7 +290,7 @@ pub fn fetch(topic: &'static str, partition: i32, offset: i64) -> FetchRequest {
 }
 
 /// A batch with these values.
-pub fn batch(timestamp: i64, values: &[&str]) -> Bytes {
+pub(crate) fn batch(timestamp: i64, values: &[&str]) -> Bytes {
     let mut builder = BatchBuilder::new(Compression::None);
     for value in values {
         builder

@@ -171,7 +171,7 @@ async fn requests_in_flight_are_bounded_and_none_is_lost() {
         for _ in 0..50 {
             sent.push(
                 client
-                    .send(&produce("t", 0, batch(NOW_MS, &["some text"]), -1), 9)
+                    .send(&produce("t", 0, &batch(NOW_MS, &["some text"]), -1), 9)
                     .await,
             );
         }
@@ -306,7 +306,7 @@ async fn a_broker_that_stops_releases_waiting_group_members() {
     };
     let id = client.send(&join, 3).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     broker.begin_shutdown();
     let answer = client.receive::<JoinGroupRequest>(3, id).await;
     assert_eq!(answer.error_code, ErrorCode::CoordinatorNotAvailable.code());

@@ -1,5 +1,7 @@
 //! A whole broker over loopback: one program, so that it is linked once.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod harness;
 
 mod admin;

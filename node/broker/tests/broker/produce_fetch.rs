@@ -1,6 +1,6 @@
 //! What is produced can be fetched, under the rules of the protocol.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::harness::{Client, TestBroker, batch, fetch, produce};
 use bytes::BytesMut;
@@ -15,6 +15,7 @@ use meridian_wire::{
     OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 const NOW_MS: i64 = 1_700_000_000_000;
 
@@ -74,7 +75,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
         match number % 4 {
             3 => sent.push((false, client.send(&ApiVersionsRequest::default(), 2).await)),
             _ => {
-                let request = produce("t", number % 4, batch(NOW_MS, &["x"]), -1);
+                let request = produce("t", number % 4, &batch(NOW_MS, &["x"]), -1);
                 sent.push((true, client.send(&request, 9).await));
             }
         }
@@ -252,7 +253,7 @@ async fn topic_ids_name_topics_from_version_13_on() {
     let broker = TestBroker::start().await;
     let id = broker.create_topic("t", 1, &[]).await;
     let mut client = broker.client().await;
-    let mut request = produce("t", 0, batch(NOW_MS, &["x"]), -1);
+    let mut request = produce("t", 0, &batch(NOW_MS, &["x"]), -1);
     request.topic_data[0].topic_id = id;
     let response = client.call(&request, 13).await;
     assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
@@ -397,7 +398,7 @@ async fn refused_batches_say_why() {
     meridian_wire::batch::verify_crc(&records).unwrap();
 
     let got = client
-        .call(&produce("small", 0, batch(NOW_MS, &["x"]), 2), 9)
+        .call(&produce("small", 0, &batch(NOW_MS, &["x"]), 2), 9)
         .await;
     let code = got.responses[0].partition_responses[0].error_code;
     assert_eq!(code, ErrorCode::InvalidRequiredAcks.code());
@@ -409,13 +410,13 @@ async fn acks_zero_has_no_answer_and_a_failure_closes_the_connection() {
     let broker = TestBroker::start().await;
     broker.create_topic("t", 1, &[]).await;
     let mut client = broker.client().await;
-    client.send(&produce("t", 0, batch(NOW_MS, &["x"]), 0), 9).await;
+    client.send(&produce("t", 0, &batch(NOW_MS, &["x"]), 0), 9).await;
     let id = client.send(&ApiVersionsRequest::default(), 2).await;
     client.receive::<ApiVersionsRequest>(2, id).await;
     let response = client.fetch(&fetch("t", 0, 0)).await;
     assert_eq!(response.responses[0].partitions[0].high_watermark, 1);
     client
-        .send(&produce("nope", 0, batch(NOW_MS, &["x"]), 0), 9)
+        .send(&produce("nope", 0, &batch(NOW_MS, &["x"]), 0), 9)
         .await;
     assert!(client.frame().await.is_none());
     broker.stop().await;
