@@ -1,1 +1,23 @@
-//! Meridian beside Apache Kafka on the same machine.
+//! Meridian beside Apache Kafka on the same machine, with the same clients. A program, not a timed test: see
+//! `docs/benchmarks/README.md` for the method, and `bench --help`.
+//!
+//! - [`compare`]: blocks of systems and workloads, alternating; ratios and a report.
+//! - [`partitions`]: 100,000 partitions on one node.
+//! - [`profile`]: where a server spends its time under a workload.
+//! - [`generator`]: the cheap clients of our own. They share no code with the server but the making of batches, and run
+//!   as processes of their own, as every client here does.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark drives real processes, sockets and clocks"
+)]
+
+pub mod client;
+pub mod compare;
+pub mod generator;
+pub mod machine;
+pub mod partitions;
+pub mod profile;
+pub mod report;
+pub mod statistics;
+pub mod system;
+pub mod workload;

@@ -1,0 +1,135 @@
+//! `generate paced`: requests of one record each at a fixed rate, on a schedule that never waits for the server (open
+//! loop). A latency counts from the time a request was due, so a stall is charged to every request it delays
+//! (coordinated omission).
+
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use super::connection::{Prepared, Responses, check_produced, connect};
+use super::outcome::{Outcome, latencies};
+use super::prepared::{correlation, micros};
+
+/// Options of `generate paced`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// HOST:PORT of the server.
+    #[arg(long)]
+    pub bootstrap: String,
+    /// Topic, which must exist.
+    #[arg(long)]
+    pub topic: String,
+    /// Its partitions; requests go round over them.
+    #[arg(long)]
+    pub partitions: u32,
+    /// Producers, each with one connection; requests go round over them.
+    #[arg(long, default_value_t = 16)]
+    pub connections: u32,
+    /// Bytes of a record.
+    #[arg(long, default_value_t = 1024)]
+    pub record_bytes: usize,
+    /// Records per second, each a request of its own.
+    #[arg(long)]
+    pub rate: f64,
+    /// Seconds before the window.
+    #[arg(long, default_value_t = 1.0)]
+    pub warm_s: f64,
+    /// Seconds of the window.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+}
+
+/// When request `n` is due.
+#[derive(Clone, Copy)]
+struct Schedule {
+    start: Instant,
+    rate: f64,
+}
+
+impl Schedule {
+    fn due(&self, request: usize) -> Instant {
+        self.start + Duration::from_secs_f64(request as f64 / self.rate)
+    }
+}
+
+/// Produces at the rate. Errors: the first of any connection.
+pub fn run(options: &Options) -> io::Result<Outcome> {
+    let connections = options.connections as usize;
+    let count = ((options.warm_s + options.seconds) * options.rate) as usize;
+    let warm_count = (options.warm_s * options.rate) as usize;
+    let mut streams = Vec::new();
+    let mut requests = Vec::new();
+    for index in 0..connections {
+        streams.push(connect(&options.bootstrap)?);
+        requests.push(Prepared::new(
+            &options.topic,
+            1,
+            options.record_bytes,
+            index as u64,
+        ));
+    }
+    let schedule = Schedule {
+        start: Instant::now() + Duration::from_millis(50),
+        rate: options.rate,
+    };
+    let readers: Vec<_> = streams
+        .iter()
+        .enumerate()
+        .map(|(index, stream)| {
+            let mut responses = Responses::new(stream.try_clone()?, 4096);
+            thread::Builder::new()
+                .name(format!("reader-{index}"))
+                .spawn(move || {
+                    let own = (index..count).step_by(connections);
+                    read(&mut responses, schedule, own, warm_count)
+                })
+        })
+        .collect::<io::Result<_>>()?;
+    for request in 0..count {
+        let now = Instant::now();
+        let due = schedule.due(request);
+        if due > now {
+            thread::sleep(due - now);
+        }
+        let partition = i32::try_from(request % options.partitions as usize).expect("partitions are few");
+        let connection = request % connections;
+        requests[connection].send(&mut streams[connection], correlation(request), partition)?;
+    }
+    let mut all = latencies();
+    for reader in readers {
+        let latencies = reader.join().expect("readers do not panic")?;
+        all.add(&latencies).expect("all histograms have the same bounds");
+    }
+    let record_bytes = options.record_bytes as u64;
+    Ok(Outcome {
+        bytes: count as u64 * record_bytes,
+        window_bytes: (count - warm_count) as u64 * record_bytes,
+        // The time until the last answer: a server that cannot keep the rate shows a lower one.
+        window_s: Instant::now()
+            .duration_since(schedule.due(warm_count))
+            .as_secs_f64(),
+        ..Outcome::default()
+    }
+    .with_latencies(&all))
+}
+
+/// Reads the answers of one connection; `own` are its requests.
+fn read(
+    responses: &mut Responses,
+    schedule: Schedule,
+    own: impl Iterator<Item = usize>,
+    warm_count: usize,
+) -> io::Result<Histogram<u64>> {
+    let mut latencies = latencies();
+    for request in own {
+        check_produced(responses.next(correlation(request))?)?;
+        if request >= warm_count {
+            latencies.saturating_record(micros(
+                Instant::now().saturating_duration_since(schedule.due(request)),
+            ));
+        }
+    }
+    Ok(latencies)
+}

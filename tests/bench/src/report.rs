@@ -1,0 +1,252 @@
+//! A run as Markdown and JSON.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::compare::Run;
+use crate::statistics::{Estimate, estimate, median};
+use crate::system::System;
+use crate::workload::{Metric, Sample, Workload};
+
+/// More CPU than this used by others makes a sample doubtful.
+const OUTSIDE_SHARE_MAX: f64 = 0.05;
+
+/// One sample, for a terminal.
+pub fn line(sample: &Sample) -> String {
+    let mut text = format!(
+        "{:<13} {:>7.1} MB/s  server {:>5.2} CPU s/GB  client {:>5.2}",
+        sample.workload.to_string(),
+        sample.mb_per_s,
+        sample.server_cpu_s_per_gb,
+        sample.client_cpu_s_per_gb
+    );
+    if let (Some(p50), Some(p99), Some(p999)) = (
+        sample.outcome.p50_ms,
+        sample.outcome.p99_ms,
+        sample.outcome.p999_ms,
+    ) {
+        write!(text, "  p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} ms").expect("a string takes all");
+    }
+    if sample.outside_share > OUTSIDE_SHARE_MAX {
+        write!(
+            text,
+            "  (others used {:.0} % of the CPU)",
+            sample.outside_share * 100.0
+        )
+        .expect("a string takes all");
+    }
+    text
+}
+
+/// The values of one number, block by block.
+fn values(run: &Run, system: System, workload: Workload, metric: Metric) -> Vec<(u32, f64)> {
+    run.samples
+        .iter()
+        .filter(|sample| sample.system == system && sample.workload == workload)
+        .filter_map(|sample| Some((sample.block, metric.of(sample)?)))
+        .collect()
+}
+
+fn median_of(run: &Run, system: System, workload: Workload, metric: Metric) -> Option<f64> {
+    let values: Vec<f64> = values(run, system, workload, metric)
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect();
+    median(&values)
+}
+
+/// The ratios of two systems in the same blocks.
+fn ratio(run: &Run, of: System, to: System, workload: Workload, metric: Metric) -> Option<Estimate> {
+    let to = values(run, to, workload, metric);
+    let ratios: Vec<f64> = values(run, of, workload, metric)
+        .into_iter()
+        .filter_map(|(block, value)| {
+            let (_, other) = to.iter().find(|(other, _)| *other == block)?;
+            (*other > 0.0).then_some(value / other)
+        })
+        .collect();
+    estimate(&ratios)
+}
+
+/// The whole report.
+pub fn markdown(run: &Run) -> String {
+    let mut text = String::new();
+    let title = if run.quick { ", a quick run" } else { "" };
+    let mut add = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    add(format!(
+        "# Meridian beside Apache Kafka 4.3, {}{title}\n",
+        run.date
+    ));
+    add(format!(
+        "Commit `{}`. {}. Method: [README](README.md).",
+        run.commit, run.machine
+    ));
+    add(format!(
+        "{} blocks of each system, alternating; windows of {} s after {} s; {} MB taken in before the first \
+         workload{}. Load average before {}, after {}.\n",
+        run.blocks,
+        run.length.seconds,
+        run.length.warm_s,
+        run.length.warm_bytes / 1_000_000,
+        if run.quick {
+            " (a JVM is fully warm only after 5000 MB)"
+        } else {
+            ""
+        },
+        run.load_before,
+        run.load_after,
+    ));
+    for system in &run.systems {
+        add(format!("- **{system}**: {}", system.description()));
+    }
+    add(String::new());
+    add(table(run));
+    if run.systems.contains(&System::F) {
+        add(format!("## Aims\n\n{}", aims(run)));
+    }
+    let doubtful = run
+        .samples
+        .iter()
+        .filter(|s| s.outside_share > OUTSIDE_SHARE_MAX)
+        .count();
+    let shares: Vec<f64> = run.samples.iter().map(|s| s.outside_share * 100.0).collect();
+    add(format!(
+        "## Noise\n\nOther processes used more than {:.0} % of the CPU in {doubtful} of {} samples (median {:.1} %, \
+         most {:.1} %).",
+        OUTSIDE_SHARE_MAX * 100.0,
+        run.samples.len(),
+        median(&shares).unwrap_or(0.0),
+        shares.iter().copied().fold(0.0, f64::max),
+    ));
+    if !run.missing.is_empty() {
+        add("\n## Not measured\n".to_owned());
+        for reason in &run.missing {
+            add(format!("- {reason}"));
+        }
+    }
+    add("\n## Every block\n\n```text".to_owned());
+    for sample in &run.samples {
+        add(format!(
+            "{} {:<2} {}",
+            sample.block,
+            sample.system.to_string(),
+            line(sample)
+        ));
+    }
+    add("```".to_owned());
+    text
+}
+
+/// Medians of every number, and the ratios that matter.
+fn table(run: &Run) -> String {
+    let pairs: Vec<(System, System)> = [
+        (System::F, System::K0),
+        (System::F, System::K1),
+        (System::M, System::K0),
+    ]
+    .into_iter()
+    .filter(|(of, to)| run.systems.contains(of) && run.systems.contains(to))
+    .collect();
+    let mut text = String::from("| workload | |");
+    for system in &run.systems {
+        write!(text, " {system} |").expect("a string takes all");
+    }
+    for (of, to) in &pairs {
+        write!(text, " {of}/{to} |").expect("a string takes all");
+    }
+    text.push_str("\n|---|---|");
+    text.push_str(&"---|".repeat(run.systems.len() + pairs.len()));
+    text.push('\n');
+    for workload in &run.workloads {
+        for metric in Metric::ALL {
+            let medians: Vec<Option<f64>> = run
+                .systems
+                .iter()
+                .map(|system| median_of(run, *system, *workload, metric))
+                .collect();
+            if medians.iter().all(Option::is_none) {
+                continue;
+            }
+            write!(text, "| {workload} | {} |", metric.label()).expect("a string takes all");
+            for value in medians {
+                write!(text, " {} |", value.map_or("-".to_owned(), number)).expect("a string takes all");
+            }
+            for (of, to) in &pairs {
+                let cell = ratio(run, *of, *to, *workload, metric).map_or("-".to_owned(), interval);
+                write!(text, " {cell} |").expect("a string takes all");
+            }
+            text.push('\n');
+        }
+    }
+    text.push_str("\nMedians over the blocks. A ratio is the median of the ratios of the blocks, with its 95 % bootstrap interval.\n");
+    text
+}
+
+fn aims(run: &Run) -> String {
+    let mut text = String::from("| workload | | aim | found | |\n|---|---|---|---|---|\n");
+    for workload in &run.workloads {
+        for aim in workload.aims() {
+            let Some(found) = ratio(run, System::F, aim.to, *workload, aim.metric) else {
+                continue;
+            };
+            let word = if aim.metric == Metric::MbPerS {
+                "at least"
+            } else {
+                "at most"
+            };
+            let verdict = if aim.is_met_by(found.median) {
+                "met"
+            } else {
+                "missed"
+            };
+            let (label, to) = (aim.metric.label(), aim.to);
+            writeln!(
+                text,
+                "| {workload} | {label} | {word} {}x {to} | {} | {verdict} |",
+                aim.ratio,
+                interval(found)
+            )
+            .expect("a string takes all");
+        }
+    }
+    let at = |workload| median_of(run, System::F, workload, Metric::MbPerS);
+    if let (Some(few), Some(many)) = (at(Workload::Prepared16), at(Workload::Prepared1000)) {
+        let found = many / few;
+        let verdict = if found >= 0.85 { "met" } else { "missed" };
+        writeln!(
+            text,
+            "| prepared1000 | MB/s | at least 0.85x prepared16 | {found:.2} | {verdict} |"
+        )
+        .expect("a string takes all");
+    }
+    text
+}
+
+fn number(value: f64) -> String {
+    match value {
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
+fn interval(estimate: Estimate) -> String {
+    let Estimate { median, low, high } = estimate;
+    format!("{median:.2} [{low:.2}..{high:.2}]")
+}
+
+/// Writes `docs/benchmarks/DATE-NAME.md` and `.json`; gives the first. Errors: the files cannot be written.
+pub fn store(run: &Run, name: &str) -> Result<PathBuf, String> {
+    let folder = meridian_compat::workspace::root().join("docs/benchmarks");
+    let path = folder.join(format!("{}-{name}.md", run.date));
+    let json = serde_json::to_string_pretty(run).expect("a run is plain data");
+    let write = |path: &Path, text: &str| {
+        std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
+    };
+    write(&path, &markdown(run))?;
+    write(&path.with_extension("json"), &(json + "\n"))?;
+    Ok(path)
+}
