@@ -220,10 +220,10 @@ impl RawClient {
         reader.i16()
     }
 
-    /// Produces one batch with acks=all (Produce v3). Gives error code and base offset.
+    /// Produces one batch with acks=all (Produce v7, the first that takes zstd). Gives error code and base offset.
     pub fn produce(&mut self, topic: &str, partition: i32, batch: &[u8]) -> io::Result<(i16, i64)> {
         let body = produce_body(topic, partition, -1, batch);
-        let response = self.request(api::PRODUCE, 3, &body)?;
+        let response = self.request(api::PRODUCE, 7, &body)?;
         let mut reader = Reader(&response);
         reader.take(4)?;
         reader.string()?;
@@ -256,7 +256,7 @@ impl RawClient {
     }
 }
 
-/// The body of a Produce v3 request for one partition.
+/// The body of a Produce request, version 3 to 8, for one partition.
 pub fn produce_body(topic: &str, partition: i32, acks: i16, batch: &[u8]) -> Vec<u8> {
     Body::default()
         .i16(-1)

@@ -46,7 +46,7 @@ impl Bomb {
         const FITS: &str = "compressing into memory does not fail";
         match self {
             Self::Gzip => {
-                let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
                 std::io::copy(&mut content, &mut out).expect(FITS);
                 out.finish().expect(FITS)
             }

@@ -18,6 +18,8 @@ pub const TARGET_TOPIC: &str = "target";
 /// attackers, which is no fault of the server's.
 const SLOWDOWN: u32 = 5;
 const SLACK: Duration = Duration::from_millis(250);
+/// And no single round trip may take this long, whatever the machine does besides.
+const LONGEST: Duration = Duration::from_millis(1500);
 
 /// A running server and what the well-behaved client measured before any attack.
 pub struct Siege {
@@ -82,6 +84,11 @@ impl Siege {
             "the well-behaved client was slowed down: p99 {:?}, before {:?}",
             during.p99,
             self.before.p99
+        );
+        assert!(
+            during.longest <= LONGEST.max(self.before.longest * SLOWDOWN),
+            "the well-behaved client stood still for {:?}",
+            during.longest
         );
         self.memory_holds();
         // And a new client is served as ever.
