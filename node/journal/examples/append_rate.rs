@@ -1,6 +1,6 @@
 //! How many appends a second become durable: closed loop, one append in flight per log.
 //!
-//! `cargo run --release -p meridian-journal --example append_rate -- [DIR] [SECONDS]`
+//! `cargo run --release -p meridian-journal --example append_rate -- [DIR] [SECONDS] [LOGS]`
 //! writes to DIR (default: a temporary directory under the current one, removed at the end).
 
 #![expect(clippy::disallowed_methods, reason = "measures time")]
@@ -22,6 +22,7 @@ fn main() {
         .next()
         .map_or_else(|| PathBuf::from("append-rate.tmp"), PathBuf::from);
     let seconds = arguments.next().map_or(2.0, |seconds| seconds.parse().unwrap());
+    let only: Option<u32> = arguments.next().map(|logs| logs.parse().unwrap());
     println!(
         "{:>6} {:>8} {:>7} {:>10} {:>8} {:>10} {:>10} {:>9} {:>9}",
         "logs", "bytes", "sync", "appends/s", "MB/s", "per round", "round us", "max us", "cpu us"
@@ -36,6 +37,9 @@ fn main() {
         (64, 4096, Durability::Memory),
         (64, 65_536, Durability::Memory),
     ] {
+        if only.is_some_and(|only| only != logs) {
+            continue;
+        }
         let _ = std::fs::remove_dir_all(&directory);
         measure(
             &directory,
@@ -54,6 +58,9 @@ fn main() {
         (64, 65_536),
         (16, 1 << 20),
     ] {
+        if only.is_some_and(|only| only as usize != logs) {
+            continue;
+        }
         bare(&directory, logs, bytes, Duration::from_secs_f64(seconds));
     }
     std::fs::remove_dir_all(&directory).unwrap();
@@ -63,7 +70,8 @@ fn measure(directory: &Path, logs: u32, bytes: usize, durability: Durability, ti
     let disk = Arc::new(RealDisk::open(directory).unwrap());
     let settings = JournalSettings {
         durability,
-        bytes_max: 2 << 30,
+        file_bytes: 64 << 20,
+        bytes_max: 384 << 20,
         cache_bytes: 64 << 20,
         ..JournalSettings::new(1)
     };
@@ -96,11 +104,11 @@ fn measure(directory: &Path, logs: u32, bytes: usize, durability: Durability, ti
                 let _ = done.send(log);
             }),
         );
-        if index.is_multiple_of(64) {
+        if index.is_multiple_of(8) {
             // As if tiered at once, so that files are used again.
             let through = LogPosition {
                 term: Term(1),
-                index: RaftIndex(index - 60),
+                index: RaftIndex(index - 4),
             };
             journal.purge(ShardId(log), through, Box::new(|result| result.unwrap()));
             journal.release(ShardId(log), through.index);

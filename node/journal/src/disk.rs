@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 
 /// A file of the directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,22 +141,20 @@ impl Disk for RealDisk {
             // Half a file would hold the space that is missing; failing to remove it is for the next open.
             let _ = std::fs::remove_file(self.file(name));
         })?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile::new(file, &self.file(name))))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.file(name);
-        let file = match (
-            &self._lock,
-            OpenOptions::new()
-                .read(true)
-                .write(self._lock.is_some())
-                .open(&path),
-        ) {
-            (_, Ok(file)) => file,
-            (_, Err(error)) => return Err(error),
-        };
-        Ok(Arc::new(RealFile(file)))
+        if self._lock.is_none() {
+            let buffered = File::open(&path)?;
+            return Ok(Arc::new(RealFile {
+                buffered,
+                direct: None,
+            }));
+        }
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        Ok(Arc::new(RealFile::new(file, &path)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -195,20 +194,50 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-struct RealFile(File);
+/// A file by two ways: large writes go past the page cache (O_DIRECT), small ones and reads through it.
+///
+/// A round of a megabyte then costs one copy in user space and no page of the cache: fresh pages are what
+/// made buffered writing expensive (half of all CPU time at 300 MB/s), and zeroing the next file doubled it.
+struct RealFile {
+    buffered: File,
+    /// Absent where the file system cannot do it.
+    direct: Option<Direct>,
+}
+
+struct Direct {
+    file: File,
+    /// Memory aligned as the device wants it.
+    staging: Mutex<Vec<u8>>,
+}
 
 /// The most parts that one system call takes on Linux.
 const IOV_MAX: usize = 1024;
+/// Alignment of place, length and memory that every device takes.
+const BLOCK_BYTES: usize = 4096;
+/// Shorter writes go through the page cache: a flush costs the same, and no block is split in three calls.
+const DIRECT_BYTES_MIN: usize = 64 << 10;
+/// Bytes of one direct write at most.
+const STAGING_BYTES: usize = 1 << 20;
 
-impl DiskFile for RealFile {
-    fn bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+impl RealFile {
+    fn new(buffered: File, path: &Path) -> Self {
+        let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+        let direct = OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(path)
+            .ok()
+            .map(|file| Direct {
+                file,
+                staging: Mutex::default(),
+            });
+        Self { buffered, direct }
     }
 
-    fn write_at(&self, mut at: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    fn write_buffered(&self, mut at: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         while !parts.is_empty() {
             let count = parts.len().min(IOV_MAX);
-            let written = match rustix::io::pwritev(&self.0, &parts[..count], at) {
+            let written = match rustix::io::pwritev(&self.buffered, &parts[..count], at) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => written,
                 Err(rustix::io::Errno::INTR) => continue,
@@ -220,11 +249,81 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
+    /// Writes whole blocks past the page cache, and what is before and behind them through it.
+    fn write_direct(
+        &self,
+        direct: &Direct,
+        mut at: u64,
+        parts: &[IoSlice<'_>],
+        bytes: usize,
+    ) -> io::Result<()> {
+        let into_block = usize::try_from(at % BLOCK_BYTES as u64).expect("less than a block");
+        let head = (BLOCK_BYTES - into_block) % BLOCK_BYTES;
+        let mut body = (bytes - head) / BLOCK_BYTES * BLOCK_BYTES;
+        let mut source = Source { parts, inside: 0 };
+        let mut staging = direct.staging.lock();
+        staging.resize(STAGING_BYTES + BLOCK_BYTES, 0);
+        let aligned = staging.as_ptr().align_offset(BLOCK_BYTES);
+        let staging = &mut staging[aligned..aligned + STAGING_BYTES];
+        source.copy(&mut staging[..head]);
+        self.buffered.write_all_at(&staging[..head], at)?;
+        at += head as u64;
+        while body > 0 {
+            let piece = &mut staging[..body.min(STAGING_BYTES)];
+            source.copy(piece);
+            direct.file.write_all_at(piece, at)?;
+            at += piece.len() as u64;
+            body -= piece.len();
+        }
+        let tail = &mut staging[..(bytes - head) % BLOCK_BYTES];
+        source.copy(tail);
+        self.buffered.write_all_at(tail, at)
+    }
+}
+
+/// Reads from parts as if they were one.
+struct Source<'a, 'b> {
+    parts: &'a [IoSlice<'b>],
+    /// Bytes of the first part that are gone.
+    inside: usize,
+}
+
+impl Source<'_, '_> {
+    /// Fills `to`; the parts must hold that much.
+    fn copy(&mut self, mut to: &mut [u8]) {
+        while !to.is_empty() {
+            let part = &self.parts[0][self.inside..];
+            let count = part.len().min(to.len());
+            let (now, later) = to.split_at_mut(count);
+            now.copy_from_slice(&part[..count]);
+            to = later;
+            self.inside += count;
+            if self.inside == self.parts[0].len() {
+                self.parts = &self.parts[1..];
+                self.inside = 0;
+            }
+        }
+    }
+}
+
+impl DiskFile for RealFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.buffered.metadata()?.len())
+    }
+
+    fn write_at(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        match &self.direct {
+            Some(direct) if bytes >= DIRECT_BYTES_MIN => self.write_direct(direct, at, parts, bytes),
+            _ => self.write_buffered(at, parts),
+        }
+    }
+
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(buffer, at)
+        self.buffered.read_exact_at(buffer, at)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.buffered.sync_data()
     }
 }

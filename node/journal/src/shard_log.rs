@@ -251,9 +251,18 @@ impl ShardState {
         true
     }
 
+    /// Where in `cached` the entry is. Indexes are consecutive but where a snapshot was installed, so the first
+    /// guess is nearly always right.
+    fn cached_place(&self, index: u64) -> Option<usize> {
+        let guess = usize::try_from(index.checked_sub(self.cached.front()?.index)?).ok()?;
+        let is_it = |at: &usize| self.cached.get(*at).is_some_and(|cached| cached.index == index);
+        Some(guess)
+            .filter(is_it)
+            .or_else(|| Some(self.cached.partition_point(|cached| cached.index < index)).filter(is_it))
+    }
+
     fn cached_at(&self, index: u64) -> Option<&Cached> {
-        let at = self.cached.partition_point(|cached| cached.index < index);
-        self.cached.get(at).filter(|cached| cached.index == index)
+        self.cached.get(self.cached_place(index)?)
     }
 
     pub(crate) fn cached(&self, index: u64) -> Option<&Payload> {
@@ -262,13 +271,12 @@ impl ShardState {
 
     /// Drops a written entry from the cache. Returns the bytes freed.
     pub(crate) fn evict(&mut self, index: u64, ticket: u64) -> usize {
-        let at = self.cached.partition_point(|cached| cached.index < index);
-        match self.cached.get(at) {
-            Some(cached) if cached.index == index && cached.ticket == ticket => {
-                self.cached.remove(at).map_or(0, |cached| cached.payload.cost())
-            }
-            _ => 0,
-        }
+        let place = self
+            .cached_place(index)
+            .filter(|place| self.cached[*place].ticket == ticket);
+        place
+            .and_then(|place| self.cached.remove(place))
+            .map_or(0, |cached| cached.payload.cost())
     }
 
     /// The oldest file with an entry that must stay, if any is written.

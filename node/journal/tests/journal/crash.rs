@@ -1,7 +1,5 @@
 //! Random work, a crash at any point, recovery: what was acknowledged is there, in order, and nothing else.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;

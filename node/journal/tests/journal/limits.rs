@@ -1,14 +1,10 @@
 //! Full disks, failed writes, budgets of disk and memory, speed of opening.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
-
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use common::{Node, ONE, TWO, at, entry, files, look, payload, settings};
+use crate::common::{Node, ONE, TWO, at, entry, files, look, payload, settings};
 use meridian_journal::{
     Disk, DiskFile, Durability, Fault, FaultyDisk, FileEntry, Journal, JournalError, JournalSettings,
     OpenError, RealDisk, RoundOutcome,

@@ -1,7 +1,5 @@
 //! The journal on a real directory, with its threads.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::sync::Arc;
 use std::sync::mpsc;
 

@@ -1,10 +1,6 @@
 //! Corruption is told from torn writes, named exactly, and never makes anything else unreadable.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
-
-use common::{Node, ONE, TWO, at, files, look, payload, settings};
+use crate::common::{Node, ONE, TWO, at, files, look, payload, settings};
 use meridian_journal::inspect::{FrameInfo, FrameKind, Problem};
 use meridian_journal::{DamageReason, FaultyDisk, Journal, OpenError, ReadError};
 use meridian_types::{RaftIndex, ShardId};
@@ -53,7 +49,7 @@ fn assert_readable(node: &Node, shard: ShardId, last: u64, except: &[u64]) {
 #[test]
 fn a_bad_frame_at_the_very_end_is_cut_off_as_a_torn_write() {
     let node = filled(10);
-    let disk = node.disk.clone();
+    let disk = node.disk;
     // No marker was written: the last entry is not proven synced.
     disk.kill();
     let last = frame_of(&disk, TWO, 10);
@@ -205,8 +201,7 @@ fn a_damaged_footer_costs_nothing_but_time() {
     let footer = look(&*disk.mount())
         .0
         .into_iter()
-        .filter(|frame| frame.file == sealed)
-        .next_back()
+        .rfind(|frame| frame.file == sealed)
         .unwrap();
     let end = footer.at + 64 + u64::from(footer.payload_bytes).next_multiple_of(8);
     for place in [end + 10, (64 << 10) - 20] {

@@ -1,7 +1,5 @@
 //! What every disk must do, held against each of them.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 

@@ -46,7 +46,9 @@ pub(crate) fn settings() -> JournalSettings {
 
 /// Outcomes in the order they were told, by the name given.
 #[derive(Clone, Default)]
-pub(crate) struct Told(Arc<Mutex<Vec<(String, Result<(), JournalError>)>>>);
+pub(crate) struct Told(Arc<Mutex<Vec<Outcome>>>);
+
+type Outcome = (String, Result<(), JournalError>);
 
 impl Told {
     pub(crate) fn done(&self, name: impl Into<String>) -> Done {
@@ -54,7 +56,7 @@ impl Told {
         Box::new(move |result| told.0.lock().unwrap().push((name, result)))
     }
 
-    pub(crate) fn take(&self) -> Vec<(String, Result<(), JournalError>)> {
+    pub(crate) fn take(&self) -> Vec<Outcome> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 }
