@@ -14,12 +14,15 @@ mod bench;
 mod cluster;
 mod completions;
 mod config;
+mod consume;
 mod context;
 mod error;
 mod journal;
 mod output;
 mod parse;
+mod produce;
 mod serve;
+mod text_format;
 mod topic;
 
 pub use context::GlobalArgs;
@@ -46,6 +49,8 @@ enum Command {
     /// Create, list, describe, change and delete topics
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    Produce(produce::ProduceArgs),
+    Consume(consume::ConsumeArgs),
     /// Look at the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -96,6 +101,8 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
     match cli.command {
         Command::Topic(command) => runtime.block_on(command.run(&context)),
+        Command::Produce(args) => runtime.block_on(args.run(&context)),
+        Command::Consume(args) => runtime.block_on(args.run(&context)),
         Command::Cluster(command) => runtime.block_on(command.run(&context)),
         Command::Serve(args) => runtime.block_on(args.run(&context)),
         Command::Config(command) => command.run(&context),

@@ -3,6 +3,7 @@
 //! A driver keeps one fetch under way at every broker that leads assigned partitions, as long as there is room in
 //! the buffer. [`Consumer::next`] hands out what has come, still as batches; [`Fetched::records`] opens them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -220,6 +221,11 @@ impl Consumer {
     /// The partitions it has.
     pub fn assignment(&self) -> Vec<(String, u32)> {
         self.shared.plan.lock().assignment()
+    }
+
+    /// Where fetching goes on in each partition: beyond what [`Self::next`] has given out.
+    pub fn positions(&self) -> BTreeMap<(String, u32), Offset> {
+        self.shared.plan.lock().positions()
     }
 
     /// Waits for the next batches of any partition. An error speaks of one partition, which is then no longer assigned.

@@ -131,6 +131,13 @@ impl FetchPlan {
             .collect()
     }
 
+    pub(super) fn positions(&self) -> BTreeMap<(String, u32), Offset> {
+        let positions = self.partitions.iter();
+        positions
+            .map(|((topic, index), position)| ((topic.to_string(), *index), position.offset))
+            .collect()
+    }
+
     /// The topics of the assignment.
     pub(super) fn topics(&self) -> BTreeSet<Arc<str>> {
         self.partitions
