@@ -149,7 +149,7 @@ settings! {
         /// `text` or `json`.
         format: LogFormat = LogFormat::Text;
         /// Filter in the syntax of `RUST_LOG`, for example `info,meridian_broker=debug`.
-        filter: Text = Text("info,openraft=warn".to_owned());
+        filter: Text = Text("info,openraft=error".to_owned());
     }
 }
 
