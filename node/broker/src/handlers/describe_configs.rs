@@ -40,11 +40,10 @@ pub(crate) async fn handle(
         };
         match found {
             Ok(found) => {
-                let wanted = resource.configuration_keys;
+                // No keys at all means every key, as in Kafka.
+                let wanted = resource.configuration_keys.unwrap_or_default();
                 let is_wanted = |config: &DescribedConfig| {
-                    wanted
-                        .as_ref()
-                        .is_none_or(|keys| keys.iter().any(|key| **key == *config.name))
+                    wanted.is_empty() || wanted.iter().any(|key| **key == *config.name)
                 };
                 let configs = configs(&controller, &started_with, caller.context.region.node_id(), found);
                 let configs = configs.into_iter().filter(is_wanted);

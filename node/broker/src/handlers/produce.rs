@@ -11,13 +11,15 @@ use meridian_controller::{MessageTimestampType, Topic};
 use meridian_shard::{Append, AppendError, Appended};
 use meridian_types::{LeaderEpoch, NodeId, Partition, TimestampMs};
 use meridian_wire::batch::{
-    self, BatchHeader, ProduceBatchError, ProduceRules, TimestampType, Validated, validate_produce,
+    self, BatchHeader, Compression, ProduceBatchError, ProduceRules, TimestampType, Validated,
+    validate_produce,
 };
 use meridian_wire::produce::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData,
     PartitionProduceResponse, TopicProduceResponse,
 };
 use meridian_wire::{ErrorCode, ProduceRequest, ProduceResponse, Str};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, timeout_at};
 
 use crate::catalog;
@@ -33,8 +35,13 @@ const LEADER_HINTS_FROM: i16 = 10;
 const ZSTD_FROM: i16 = 7;
 /// Producers with acks=1 may ask for no time at all, since Kafka does not wait for them; we wait for the commit.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
-/// A batch may inflate to so much while it is checked.
-const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
+/// A batch may inflate to so much while it is checked, or to this multiple of the topic's largest batch. Producers
+/// fill batches of at most a few megabytes before they compress them.
+const DECOMPRESSED_BYTES_MAX: usize = 64 << 20;
+const DECOMPRESSED_RATIO_MAX: usize = 8;
+/// A compressed batch from this size on is checked apart from the other connections' work: inflating it may take
+/// a tenth of a second.
+const HEAVY_BATCH_BYTES: usize = 16 << 10;
 
 /// A produce request whose batches are on their way.
 pub(crate) struct PendingProduce {
@@ -163,7 +170,7 @@ fn append(
     let mut batch = data.records.unwrap_or_default();
     let rules = ProduceRules {
         message_bytes_max: topic.settings.max_message_bytes as usize,
-        decompressed_bytes_max: DECOMPRESSED_BYTES_MAX,
+        decompressed_bytes_max: decompressed_bytes_max(topic.settings.max_message_bytes as usize),
         now,
         timestamp_type,
         timestamp_before_max_ms: i64::try_from(topic.settings.timestamp_before_max_ms).unwrap_or(i64::MAX),
@@ -171,7 +178,7 @@ fn append(
         is_compacted: topic.settings.compacts,
         is_zstd_allowed: caller.version >= ZSTD_FROM,
     };
-    let validated = validate_produce(&batch, &rules).map_err(|error| refused(&error))?;
+    let validated = validate(&batch, &rules).map_err(|error| refused(&error))?;
     if validated.header.is_transactional {
         return Err(Refusal::new(
             ErrorCode::InvalidTxnState,
@@ -187,6 +194,22 @@ fn append(
         log_append_time,
         header,
     })
+}
+
+fn decompressed_bytes_max(message_bytes_max: usize) -> usize {
+    DECOMPRESSED_BYTES_MAX.max(message_bytes_max.saturating_mul(DECOMPRESSED_RATIO_MAX))
+}
+
+/// Checks a batch without keeping other connections waiting for this thread.
+fn validate(batch: &[u8], rules: &ProduceRules) -> Result<Validated, ProduceBatchError> {
+    let is_compressed = BatchHeader::parse(batch).is_ok_and(|header| header.compression != Compression::None);
+    let has_other_threads =
+        Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if is_compressed && batch.len() >= HEAVY_BATCH_BYTES && has_other_threads {
+        tokio::task::block_in_place(|| validate_produce(batch, rules))
+    } else {
+        validate_produce(batch, rules)
+    }
 }
 
 /// Makes the header tell the truth about time; the header as it then is.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::harness::{Client, TestBroker, batch, fetch, produce};
 use bytes::BytesMut;
-use meridian_types::Uuid;
-use meridian_wire::batch::BatchHeader;
+use meridian_types::{ProducerId, TimestampMs, Uuid};
+use meridian_wire::batch::{BatchBuilder, BatchHeader, Compression};
 use meridian_wire::fetch::{FetchPartition, FetchTopic};
 use meridian_wire::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
 use meridian_wire::metadata::MetadataRequestTopic;
@@ -564,5 +564,89 @@ async fn produce_zero_to_two_are_advertised_and_refused() {
     bytes.extend_from_slice(&frame);
     client.stream.write_all(&bytes).await.unwrap();
     assert!(client.frame().await.is_none());
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn idempotent_producers_get_kafkas_answers() {
+    let broker = TestBroker::start().await;
+    broker.create_topic("t", 1, &[]).await;
+    let mut client = broker.client().await;
+    let send = async |client: &mut Client, epoch, sequence, values: &[&str]| {
+        let mut builder = BatchBuilder::new(Compression::None).with_producer(ProducerId(7), epoch, sequence);
+        for value in values {
+            builder
+                .push(TimestampMs(NOW_MS), None, Some(value.as_bytes()), &[])
+                .unwrap();
+        }
+        let response = client.produce("t", 0, builder.build().unwrap()).await;
+        let partition = &response.responses[0].partition_responses[0];
+        (partition.error_code, partition.base_offset)
+    };
+    assert_eq!(send(&mut client, 0, 0, &["a", "b"]).await, (0, 0));
+    assert_eq!(send(&mut client, 0, 2, &["c"]).await, (0, 2));
+    assert_eq!(
+        send(&mut client, 0, 0, &["a", "b"]).await,
+        (0, 0),
+        "a repetition gets its first offset"
+    );
+    assert_eq!(
+        send(&mut client, 0, 5, &["d"]).await,
+        (ErrorCode::OutOfOrderSequenceNumber.code(), -1)
+    );
+    assert_eq!(send(&mut client, 1, 0, &["e"]).await, (0, 3));
+    assert_eq!(
+        send(&mut client, 0, 3, &["f"]).await,
+        (ErrorCode::InvalidProducerEpoch.code(), -1)
+    );
+    let fetched = client.fetch(&fetch("t", 0, 0)).await;
+    assert_eq!(fetched.responses[0].partitions[0].high_watermark, 4);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_codec_passes_through_unchanged_and_a_bomb_is_refused() {
+    let broker = TestBroker::start().await;
+    broker.create_topic("t", 1, &[]).await;
+    let mut client = broker.client().await;
+    let codecs = [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Snappy,
+        Compression::Lz4,
+        Compression::Zstd,
+    ];
+    for (number, codec) in codecs.into_iter().enumerate() {
+        let mut builder = BatchBuilder::new(codec);
+        for index in 0..5000 {
+            let value = format!("{}", index * 7919 % 10_007);
+            builder
+                .push(TimestampMs(NOW_MS), None, Some(value.as_bytes()), &[])
+                .unwrap();
+        }
+        let sent = builder.build().unwrap();
+        let response = client.produce("t", 0, sent.clone()).await;
+        let partition = &response.responses[0].partition_responses[0];
+        assert_eq!(
+            (partition.error_code, partition.base_offset),
+            (0, number as i64 * 5000),
+            "{codec:?}"
+        );
+        let fetched = client.fetch(&fetch("t", 0, partition.base_offset)).await;
+        let got = fetched.responses[0].partitions[0].records.clone().into_bytes();
+        assert_eq!(
+            got[21..],
+            sent[21..],
+            "{codec:?}: from the CRC's range on, as the producer sent it"
+        );
+    }
+    let mut bomb = BatchBuilder::new(Compression::Zstd);
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..80 {
+        bomb.push(TimestampMs(NOW_MS), None, Some(&zeros), &[]).unwrap();
+    }
+    let response = client.produce("t", 0, bomb.build().unwrap()).await;
+    let code = response.responses[0].partition_responses[0].error_code;
+    assert_eq!(code, ErrorCode::MessageTooLarge.code());
     broker.stop().await;
 }
