@@ -1,6 +1,6 @@
 //! Bytes of Raft's own records: votes, memberships, and the kind byte before each command.
 //!
-//! Drawn in `docs/formats/journal.md`. Integers are little endian.
+//! Drawn in `docs/formats/raft.md`. Integers are little endian.
 
 use std::collections::{BTreeMap, BTreeSet};
 

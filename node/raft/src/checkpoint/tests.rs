@@ -68,6 +68,22 @@ fn every_cut_of_a_checkpoint_is_an_error() {
     assert!(decode(ShardId(5), Bytes::from(whole)).is_err());
 }
 
+#[test]
+fn the_stored_checkpoint_of_version_1_is_read() {
+    let stored = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/checkpoint-v1.bin");
+    let want = Checkpoint {
+        state: Bytes::from_static(b"state"),
+        ..checkpoint(9)
+    };
+    if std::env::var_os("BLESS").is_some() {
+        let (head, tail) = encode(ShardId(3), &want);
+        let whole = [&head[..], &want.membership, &want.state, &tail].concat();
+        std::fs::write(&stored, whole).expect("written");
+    }
+    let content = std::fs::read(&stored).expect("the fixture is there; BLESS=1 makes it for a new version");
+    assert_eq!(decode(ShardId(3), Bytes::from(content)), Ok(want));
+}
+
 fn damage(directory: &std::path::Path, part_of_name: &str) {
     let file = std::fs::read_dir(directory)
         .expect("listed")
