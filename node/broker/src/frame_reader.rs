@@ -1,8 +1,10 @@
 //! Cuts a connection's byte stream into request frames.
 
+use std::io::ErrorKind;
+
 use bytes::BytesMut;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -69,11 +71,17 @@ impl FrameReader {
         if !self.ahead.is_empty() {
             return Ok(true);
         }
-        // An idle connection holds no buffer.
-        self.ahead = BytesMut::new();
-        self.socket.ready(Interest::READABLE).await?;
-        self.ahead = BytesMut::with_capacity(READ_AHEAD_BYTES);
-        Ok(self.socket.read_buf(&mut self.ahead).await? > 0)
+        loop {
+            // An idle connection holds no buffer, not even after a false alarm.
+            self.ahead = BytesMut::new();
+            self.socket.readable().await?;
+            self.ahead = BytesMut::with_capacity(READ_AHEAD_BYTES);
+            match self.socket.try_read_buf(&mut self.ahead) {
+                Ok(read) => return Ok(read > 0),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Reads the frame that has begun. Waits for memory before it takes any, which leaves the peer's bytes in

@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) produce_records: IntCounter,
     pub(crate) produce_batches: IntCounter,
     pub(crate) fetch_bytes: IntCounter,
+    pub(crate) fetch_records: IntCounter,
+    pub(crate) fetch_batches: IntCounter,
     pub(crate) fetch_waits: IntCounter,
     pub(crate) fetches_waiting: IntGauge,
     pub(crate) fetch_sessions: IntGauge,
@@ -113,6 +115,8 @@ impl Metrics {
             produce_records: r.counter("meridian_produce_records_total", "Records acknowledged.")?,
             produce_batches: r.counter("meridian_produce_batches_total", "Record batches acknowledged.")?,
             fetch_bytes: r.counter("meridian_fetch_bytes_total", "Bytes of record batches fetched.")?,
+            fetch_records: r.counter("meridian_fetch_records_total", "Records fetched.")?,
+            fetch_batches: r.counter("meridian_fetch_batches_total", "Record batches fetched.")?,
             fetch_waits: r.counter(
                 "meridian_fetch_waits_total",
                 "Fetches that did not have enough data at once and waited.",

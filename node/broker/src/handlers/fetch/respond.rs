@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use meridian_shard::Positions;
 use meridian_types::{LeaderEpoch, NodeId};
+use meridian_wire::batch::BatchHeader;
 use meridian_wire::fetch::{
     EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
 };
@@ -53,7 +54,6 @@ pub(super) fn respond(
     let mut leaders = BTreeMap::new();
     let mut responses: Vec<FetchableTopicResponse> = Vec::new();
     let mut last_topic: Option<TopicKey> = None;
-    let mut bytes = 0;
     for ((asked, answer), is_news) in partitions.into_iter().zip(gathered.answers).zip(is_news) {
         if !is_news {
             continue;
@@ -63,10 +63,9 @@ pub(super) fn respond(
             last_topic = Some(asked.topic.clone());
         }
         let data = partition_data(caller, asked.index, answer, is_read_committed, &mut leaders);
-        bytes += data.records.bytes();
+        count(caller, &data.records);
         responses.last_mut().expect("pushed above").partitions.push(data);
     }
-    context.metrics.fetch_bytes.inc_by(bytes as u64);
     let node_endpoints = if caller.version >= ENDPOINTS_FROM {
         endpoints(caller, leaders)
     } else {
@@ -79,6 +78,23 @@ pub(super) fn respond(
         ..Default::default()
     };
     (response, gathered.lease)
+}
+
+/// Counts what goes out. The headers were read a moment ago to find the batches, so they are at hand.
+fn count(caller: &Caller, records: &Records) {
+    let (mut batches, mut count) = (0, 0);
+    for segment in records.segments() {
+        let mut rest = &segment[..];
+        while let Ok(header) = BatchHeader::parse(rest) {
+            batches += 1;
+            count += u64::from(header.record_count);
+            rest = rest.get(header.size()..).unwrap_or_default();
+        }
+    }
+    let metrics = &caller.context.metrics;
+    metrics.fetch_bytes.inc_by(records.bytes() as u64);
+    metrics.fetch_batches.inc_by(batches);
+    metrics.fetch_records.inc_by(count);
 }
 
 fn topic_response(topic: &TopicKey) -> FetchableTopicResponse {
