@@ -101,6 +101,57 @@ fn an_idle_writer_marks_once_and_then_rests() {
 }
 
 #[test]
+fn what_survived_beyond_a_cut_off_tail_never_comes_back() {
+    // How long the checkpoint of the next opening will be.
+    let prepare = || {
+        let mut node = Node::open(&FaultyDisk::seeded(1), settings());
+        node.append(ONE, 1, 1..=1, LEN);
+        node
+    };
+    let disk = prepare().disk;
+    disk.kill();
+    drop(Node::open(&disk, settings()));
+    let checkpoint = look(&*disk.mount()).0.pop().unwrap();
+    assert_eq!(
+        (checkpoint.kind, checkpoint.generation),
+        (FrameKind::Checkpoint, 2)
+    );
+
+    // An entry of that length is torn, the one behind it survives: right where frames of the next opening follow.
+    let mut node = prepare();
+    for (index, len) in [(2, checkpoint.payload_bytes as usize), (3, LEN)] {
+        node.journal.append(
+            ONE,
+            vec![crate::common::entry(ONE, 1, index, len)],
+            node.told.done("entry"),
+        );
+    }
+    node.round();
+    let disk = node.disk;
+    disk.kill();
+    let (torn, survivor) = (frame_of(&disk, ONE, 2), frame_of(&disk, ONE, 3));
+    rot(&disk, torn.file, torn.at + 64);
+    let mut bytes = vec![0; LEN + 64];
+    let name = name_of(&disk, torn.file);
+    disk.mount()
+        .open(&name)
+        .unwrap()
+        .read_at(survivor.at, &mut bytes)
+        .unwrap();
+    drop(Node::open(&disk, settings()));
+    disk.kill();
+    // The opening wrote zeros there; a power cut may have kept its checkpoint and lost the zeros.
+    disk.mount()
+        .open(&name)
+        .unwrap()
+        .write_at(survivor.at, &mut [std::io::IoSlice::new(&bytes)])
+        .unwrap();
+    let node = Node::open(&disk, settings());
+    assert_eq!(node.journal.log(ONE).last, Some(at(1, 1)));
+    assert_eq!(node.journal.log(ONE).damaged, None);
+}
+
+#[test]
 fn a_damaged_payload_costs_one_entry() {
     let disk = filled(20).shutdown();
     let frame = frame_of(&disk, ONE, 7);

@@ -1,8 +1,8 @@
 //! Full disks, failed writes, budgets of disk and memory, speed of opening.
 
 use std::io::{self, IoSlice};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use crate::common::{Node, ONE, TWO, at, entry, files, look, payload, settings};
 use meridian_journal::{
@@ -237,8 +237,17 @@ fn files_go_oldest_first_when_over_budget_and_released_by_every_shard() {
     );
     assert_eq!(usage.oldest_file_pinned_by, [ONE, TWO]);
 
-    node.purge(ONE, at(1, 300));
+    node.journal.release(TWO, RaftIndex(1));
     node.journal.release(ONE, RaftIndex(300));
+    for _ in 0..10 {
+        node.round();
+    }
+    assert_eq!(
+        node.journal.usage().oldest_file,
+        1,
+        "released, but Raft still needs it"
+    );
+    node.purge(ONE, at(1, 300));
     for _ in 0..10 {
         node.round();
     }
@@ -252,7 +261,6 @@ fn files_go_oldest_first_when_over_budget_and_released_by_every_shard() {
     );
 
     node.purge(TWO, at(1, 1));
-    node.journal.release(TWO, RaftIndex(1));
     for _ in 0..10 {
         node.round();
     }
@@ -275,6 +283,28 @@ fn files_go_oldest_first_when_over_budget_and_released_by_every_shard() {
         (node.journal.log(ONE).damaged, node.journal.log(TWO).damaged),
         (None, None)
     );
+}
+
+#[test]
+fn what_raft_still_needs_stays_though_it_is_released() {
+    let budget = JournalSettings {
+        bytes_max: 3 * FILE,
+        ..settings()
+    };
+    let mut node = Node::open(&FaultyDisk::seeded(21), budget);
+    node.append(ONE, 1, 1..=300, 1000);
+    node.journal.release(ONE, RaftIndex(300));
+    node.purge(ONE, at(1, 2));
+    for _ in 0..10 {
+        node.round();
+    }
+    assert_eq!(node.journal.usage().oldest_file, 1);
+    node.purge(ONE, at(1, 290));
+    for _ in 0..10 {
+        node.round();
+    }
+    assert!(node.journal.usage().oldest_file > 1);
+    assert_eq!(node.read(ONE, 291, 1000), Ok(payload(ONE, 291, 1000)));
 }
 
 #[test]
@@ -505,13 +535,28 @@ fn durable_follows_the_log_through_truncation() {
     assert_eq!(node.journal.durable(ONE), Some(RaftIndex(4)));
     assert_eq!(node.read(ONE, 3, 20), Ok(payload(ONE, 3, 20)));
 
-    // Written, then truncated before anybody was told: the new entries decide.
+    // Replaced while the old entry was on its way to disk, one operation a round.
+    let one_by_one = JournalSettings {
+        round_bytes_max: 1,
+        ..settings()
+    };
+    let mut node = Node::open(&node.shutdown(), one_by_one);
     node.journal
         .append(ONE, vec![entry(ONE, 2, 5, 10)], node.told.done("5 of term 2"));
     node.journal
         .truncate_after(ONE, Some(RaftIndex(4)), node.told.done("truncate"));
-    node.round();
-    assert_eq!(node.journal.durable(ONE), Some(RaftIndex(4)));
+    node.journal
+        .append(ONE, vec![entry(TWO, 3, 5, 30)], node.told.done("5 of term 3"));
+    for (round, durable) in [(1, 4), (2, 4), (3, 5)] {
+        node.round();
+        assert_eq!(node.told.take().len(), 1);
+        assert_eq!(
+            node.journal.durable(ONE),
+            Some(RaftIndex(durable)),
+            "round {round}"
+        );
+        assert_eq!(node.read(ONE, 5, 30), Ok(payload(TWO, 5, 30)), "round {round}");
+    }
 }
 
 #[test]
@@ -563,15 +608,21 @@ fn without_fsync_callbacks_do_not_wait_and_durable_follows_behind() {
     assert_eq!(node.journal.log(ONE).last, Some(at(1, 200)));
 }
 
-/// Counts what is read.
-struct Counted<T: ?Sized>(Arc<T>, Arc<AtomicU64>);
+/// Counts what is read, and does something in the middle of the next read.
+struct Counted<T: ?Sized>(Arc<T>, Arc<Watch>);
+
+#[derive(Default)]
+struct Watch {
+    read_bytes: AtomicU64,
+    in_next_read: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
 
 impl Disk for Counted<dyn Disk> {
     fn list(&self) -> io::Result<Vec<FileEntry>> {
         self.0.list()
     }
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
-        self.0.create(name, bytes)
+        Ok(Arc::new(Counted(self.0.create(name, bytes)?, self.1.clone())))
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(Counted(self.0.open(name)?, self.1.clone())))
@@ -598,7 +649,11 @@ impl DiskFile for Counted<dyn DiskFile> {
         self.0.write_at(at, parts)
     }
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.1.fetch_add(buffer.len() as u64, Relaxed);
+        self.1.read_bytes.fetch_add(buffer.len() as u64, Relaxed);
+        let interrupt = self.1.in_next_read.lock().unwrap().take();
+        if let Some(interrupt) = interrupt {
+            interrupt();
+        }
         self.0.read_at(at, buffer)
     }
     fn sync_data(&self) -> io::Result<()> {
@@ -619,10 +674,10 @@ fn opening_reads_footers_and_one_file_not_the_data() {
         node.append(ONE, 1, index..=index, 50_000);
     }
     let disk = node.shutdown();
-    let read = Arc::new(AtomicU64::new(0));
+    let read = Arc::new(Watch::default());
     let (journal, _writer) = Journal::open(Arc::new(Counted(disk.mount(), read.clone())), large).unwrap();
     assert_eq!(journal.log(ONE).last, Some(at(1, index)));
-    let read = read.load(Relaxed);
+    let read = read.read_bytes.load(Relaxed);
     // Each sealed file: its first window and the end; the last one whole.
     assert!(
         read < (4 << 20) + 12 * (4 << 20) / 2 + (2 << 20),
@@ -665,5 +720,96 @@ fn settings_out_of_bounds_are_refused_by_name() {
             .map(|_| ())
             .unwrap_err();
         assert!(error.to_string().contains("file_bytes must be"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_is_not_used_again_under_a_reader() {
+    let budget = JournalSettings {
+        bytes_max: 3 * FILE,
+        ..settings()
+    };
+    let watch = Arc::new(Watch::default());
+    let disk = FaultyDisk::seeded(20);
+    let (journal, mut writer) =
+        Journal::open(Arc::new(Counted(disk.mount(), watch.clone())), budget).unwrap();
+    let append = move |journal: &Journal, writer: &mut meridian_journal::Writer, index: u64| {
+        journal.append(
+            ONE,
+            vec![entry(ONE, 1, index, 1000)],
+            Box::new(|result| result.unwrap()),
+        );
+        writer.run_round();
+    };
+    for index in 1..=20 {
+        append(&journal, &mut writer, index);
+    }
+    // While entry 1 is being read, everything is let go and enough is written to use every file twice.
+    let inner = journal.clone();
+    *watch.in_next_read.lock().unwrap() = Some(Box::new(move || {
+        for index in 21..=300 {
+            append(&inner, &mut writer, index);
+            // The last one is refused: the writer ends with this read.
+            inner.purge(ONE, at(1, index), Box::new(|_| {}));
+            inner.release(ONE, RaftIndex(index));
+        }
+        assert!(inner.usage().files_retired > 3);
+    }));
+    assert_eq!(
+        journal.read(ONE, RaftIndex(1), 0, 1000).unwrap().concat(),
+        payload(ONE, 1, 1000)
+    );
+    assert!(journal.usage().files_retired > 3, "it happened in the middle");
+    assert!(matches!(
+        journal.read(ONE, RaftIndex(1), 0, 1000),
+        Err(meridian_journal::ReadError::Missing { .. })
+    ));
+}
+
+#[test]
+fn whichever_call_fails_first_what_is_acknowledged_after_a_restart_survives_a_power_cut() {
+    // Each call several times: what a power cut keeps is by chance.
+    for step in 0.. {
+        let call = step / 6;
+        let mut node = Node::open(&FaultyDisk::seeded(step), settings());
+        node.disk.plan(call, Fault::Error);
+        let all_calls = node.disk.calls() + call;
+        for index in 1..=60 {
+            node.journal.append(
+                ONE,
+                vec![entry(ONE, 1, index, 3000)],
+                node.told.done(index.to_string()),
+            );
+            node.round();
+        }
+        let failed = node.disk.calls() > all_calls;
+        let acknowledged = node
+            .told
+            .take()
+            .iter()
+            .filter(|(_, result)| result.is_ok())
+            .count() as u64;
+        let disk = node.disk.clone();
+        disk.kill();
+        drop(node);
+        let mut node = Node::open(&disk, settings());
+        let last = node.journal.log(ONE).last.map_or(0, |last| last.index.0);
+        assert!(last >= acknowledged, "call {call}");
+        node.append(ONE, 1, last + 1..=last + 3, 3000);
+        disk.power_cut();
+        let node = Node::open(&disk, settings());
+        assert_eq!(node.journal.log(ONE).last, Some(at(1, last + 3)), "call {call}");
+        assert_eq!(node.journal.log(ONE).damaged, None, "call {call}");
+        for index in 1..=last + 3 {
+            assert_eq!(
+                node.read(ONE, index, 3000),
+                Ok(payload(ONE, index, 3000)),
+                "call {call}"
+            );
+        }
+        if !failed {
+            assert!(call > 150, "the work must make many calls: {call}");
+            return;
+        }
     }
 }
