@@ -11,6 +11,7 @@ use crate::error::CliError;
 mod consume;
 mod content;
 mod driver;
+mod end_to_end;
 mod prepare;
 mod prepared;
 mod produce;
@@ -24,6 +25,8 @@ pub(crate) enum BenchCommand {
     Produce(produce::ProduceArgs),
     /// Read from the logs' starts as fast as it goes
     Consume(consume::ConsumeArgs),
+    /// Measure the time from when a record is due until a consumer has it
+    EndToEnd(end_to_end::EndToEndArgs),
 }
 
 impl BenchCommand {
@@ -31,6 +34,7 @@ impl BenchCommand {
         match self {
             Self::Produce(args) => args.run(context).await,
             Self::Consume(args) => args.run(context).await,
+            Self::EndToEnd(args) => args.run(context).await,
         }
     }
 }

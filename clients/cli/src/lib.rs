@@ -17,6 +17,7 @@ mod config;
 mod consume;
 mod context;
 mod error;
+mod group;
 mod journal;
 mod output;
 mod parse;
@@ -51,6 +52,9 @@ enum Command {
     Topic(topic::TopicCommand),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
+    /// List, describe, move and delete consumer groups
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// Look at the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -103,6 +107,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Topic(command) => runtime.block_on(command.run(&context)),
         Command::Produce(args) => runtime.block_on(args.run(&context)),
         Command::Consume(args) => runtime.block_on(args.run(&context)),
+        Command::Group(command) => runtime.block_on(command.run(&context)),
         Command::Cluster(command) => runtime.block_on(command.run(&context)),
         Command::Serve(args) => runtime.block_on(args.run(&context)),
         Command::Config(command) => command.run(&context),

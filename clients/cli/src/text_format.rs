@@ -192,27 +192,21 @@ pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
-    use meridian_types::{Offset, TimestampMs};
-    use meridian_wire::batch::RecordHeader;
+    use meridian_types::{LeaderEpoch, Offset, TimestampMs};
+    use meridian_wire::batch::{BatchBuilder, Compression, records};
+
+    fn record_with(value: Option<&[u8]>) -> Record {
+        let mut builder = BatchBuilder::new(Compression::None).stored_at(Offset(7), LeaderEpoch(0));
+        let headers: [(&[u8], Option<&[u8]>); 2] = [(b"h", Some(b"1")), (b"h", None)];
+        builder
+            .push(TimestampMs(1000), Some(b"k"), value, &headers)
+            .unwrap();
+        let batch = builder.build().unwrap();
+        records(&batch, 1 << 20).unwrap().next().unwrap().unwrap()
+    }
 
     fn record() -> Record {
-        Record {
-            offset: Offset(7),
-            timestamp: TimestampMs(1000),
-            key: Some(Bytes::from_static(b"k")),
-            value: Some(Bytes::from_static(&[0xff, 0x00])),
-            headers: vec![
-                RecordHeader {
-                    key: Bytes::from_static(b"h"),
-                    value: Some(Bytes::from_static(b"1")),
-                },
-                RecordHeader {
-                    key: Bytes::from_static(b"h"),
-                    value: None,
-                },
-            ],
-        }
+        record_with(Some(&[0xff, 0x00]))
     }
 
     fn print(format: &str, record: &Record) -> Vec<u8> {
@@ -233,11 +227,7 @@ mod tests {
     fn every_letter_prints_its_part() {
         let text = print("%t/%p@%o %T %k %K %S %h 100%%\\n", &record());
         assert_eq!(text, b"t/3@7 1000 k 1 2 h=1,h=NULL 100%\n");
-        let tombstone = Record {
-            value: None,
-            ..record()
-        };
-        assert_eq!(print("%s|%S", &tombstone), b"|-1");
+        assert_eq!(print("%s|%S", &record_with(None)), b"|-1");
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub struct ClusterSettings {
     pub retry_wait: Duration,
     /// Longest wait before another try.
     pub retry_wait_max: Duration,
-    /// Whether asking for a topic that does not exist may create it, if the server allows it too.
+    /// Whether asking for a topic that does not exist may create it, if the server allows it too. Off by default: a
+    /// misspelt name should be an error.
     pub allow_topic_creation: bool,
 }
 
@@ -49,7 +50,7 @@ impl ClusterSettings {
             operation_timeout: Duration::from_secs(60),
             retry_wait: Duration::from_millis(50),
             retry_wait_max: Duration::from_secs(1),
-            allow_topic_creation: true,
+            allow_topic_creation: false,
         }
     }
 }

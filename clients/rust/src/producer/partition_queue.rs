@@ -95,6 +95,9 @@ pub(super) struct PartitionQueue {
     next_number: u64,
     numbering: Option<Numbering>,
     is_recovering: bool,
+    /// A batch of this series is written, so the server checks what follows. Before that it takes any number, and
+    /// would let the second batch pass if the first fails: so the first goes alone.
+    is_established: bool,
     /// The next series begins when nothing is in flight any more.
     must_bump: bool,
     blocked_until: Option<Instant>,
@@ -168,11 +171,8 @@ impl PartitionQueue {
     /// When the oldest batch may be sent: now or earlier, later, or not before something is answered.
     pub(super) fn ready_at(&self, limits: &Limits) -> Option<Instant> {
         let first = self.waiting.front()?;
-        let in_flight_max = if self.is_recovering {
-            1
-        } else {
-            limits.in_flight_max
-        };
+        let goes_alone = self.is_recovering || (self.numbering.is_some() && !self.is_established);
+        let in_flight_max = if goes_alone { 1 } else { limits.in_flight_max };
         if self.in_flight.len() >= in_flight_max {
             return None;
         }
@@ -198,6 +198,7 @@ impl PartitionQueue {
             // A new identity begins when nothing of the old one is in flight; while recovering, that is now.
             if is_new && self.in_flight.is_empty() {
                 self.numbering = Some(Numbering::new(identity));
+                self.is_established = false;
                 self.forget_sequences();
                 batch.sequence = None;
             }
@@ -219,7 +220,10 @@ impl PartitionQueue {
         self.in_flight.retain(|it| it.number != batch.number);
         let mut needs_identity = false;
         let verdict = match answer {
-            Answer::Written => Verdict::Written(batch),
+            Answer::Written => {
+                self.is_established = true;
+                Verdict::Written(batch)
+            }
             Answer::Retry {
                 may_be_written,
                 reason,
@@ -332,6 +336,7 @@ impl PartitionQueue {
         let mut needs_identity = false;
         if self.in_flight.is_empty() && self.must_bump {
             self.must_bump = false;
+            self.is_established = false;
             self.forget_sequences();
             needs_identity = self.numbering.as_mut().is_some_and(|numbering| !numbering.bump());
         }
