@@ -42,7 +42,11 @@ pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// 200 only when this node takes produce requests; else 503 with the reasons.
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let reasons = reasons(&admin);
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if reasons.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let body = serde_json::json!({
         "schema": "meridian.ready/1",
         "ready": reasons.is_empty(),
@@ -58,7 +62,9 @@ fn reasons(admin: &Admin) -> Vec<String> {
     }
     let usage = admin.region.usage();
     if let Some(reason) = &usage.journal.poisoned {
-        reasons.push(format!("the journal stopped after a failed write: {reason}; restart the node"));
+        reasons.push(format!(
+            "the journal stopped after a failed write: {reason}; restart the node"
+        ));
     }
     if let Some(reason) = &usage.journal.full {
         reasons.push(format!("the disk takes no more records: {reason}"));

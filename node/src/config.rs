@@ -70,19 +70,31 @@ impl Config {
     ///
     /// `flags` are `section.key` and value from the command line, which win over all.
     pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, ConfigError> {
-        let mut figment = Figment::from(Named("built-in default", Serialized::defaults(Settings::default())));
+        let mut figment = Figment::from(Named(
+            "built-in default",
+            Serialized::defaults(Settings::default()),
+        ));
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+                path: path.to_owned(),
+                source,
+            })?;
             let name = format!("file {}", path.display());
-            figment = figment.merge(Sourced { name, inner: Toml::string(&text) });
+            figment = figment.merge(Sourced {
+                name,
+                inner: Toml::string(&text),
+            });
         }
         figment = figment.merge(environment());
         for (key, value) in flags {
+            // As in the environment: `9` is a number, `true` a truth, everything else a text.
+            let value: Value = value.parse().unwrap_or_else(|never| match never {});
             figment = figment.merge(Named("command line", Serialized::global(key, value)));
         }
         refuse_unknown(&figment)?;
-        let settings: Settings = figment.extract().map_err(|error| ConfigError::Value(describe(&error)))?;
+        let settings: Settings = figment
+            .extract()
+            .map_err(|error| ConfigError::Value(describe(&error)))?;
         check(&settings)?;
         Ok(Self { settings, figment })
     }
@@ -99,7 +111,10 @@ impl Config {
             .iter()
             .map(|setting| {
                 let pointer = format!("/{}", setting.key.replace('.', "/"));
-                let source = self.figment.find_metadata(setting.key).map(|metadata| metadata.name.to_string());
+                let source = self
+                    .figment
+                    .find_metadata(setting.key)
+                    .map(|metadata| metadata.name.to_string());
                 Explained {
                     key: setting.key,
                     value: values.pointer(&pointer).cloned().unwrap_or_default(),
@@ -167,11 +182,18 @@ impl<P: Provider> Provider for Sourced<P> {
 }
 
 fn describe(error: &Error) -> String {
-    error.clone().into_iter().map(|error| error.to_string()).collect::<Vec<_>>().join("\n")
+    error
+        .clone()
+        .into_iter()
+        .map(|error| error.to_string())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn refuse_unknown(figment: &Figment) -> Result<(), ConfigError> {
-    let data = figment.data().map_err(|error| ConfigError::Value(describe(&error)))?;
+    let data = figment
+        .data()
+        .map_err(|error| ConfigError::Value(describe(&error)))?;
     for (section, value) in data.values().flatten() {
         let Value::Dict(_, keys) = value else {
             return Err(unknown(figment, section));
@@ -200,17 +222,28 @@ fn unknown(figment: &Figment, key: &str) -> ConfigError {
         .filter(|(likeness, _)| *likeness > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, key)| key);
-    ConfigError::UnknownKey { key: key.to_owned(), from, suggestion }
+    ConfigError::UnknownKey {
+        key: key.to_owned(),
+        from,
+        suggestion,
+    }
 }
 
 /// What no single value shows.
 fn check(settings: &Settings) -> Result<(), ConfigError> {
     let wrong = |text: String| Err(ConfigError::Value(text));
     if settings.node.id == 0 || i32::try_from(settings.node.id).is_err() {
-        return wrong(format!("node.id is {}, expected 1 to {}", settings.node.id, i32::MAX));
+        return wrong(format!(
+            "node.id is {}, expected 1 to {}",
+            settings.node.id,
+            i32::MAX
+        ));
     }
     if !settings.region.shards.is_power_of_two() || settings.region.shards > 4096 {
-        return wrong(format!("region.shards is {}, expected a power of two up to 4096", settings.region.shards));
+        return wrong(format!(
+            "region.shards is {}, expected a power of two up to 4096",
+            settings.region.shards
+        ));
     }
     if settings.raft.election_timeout_ms < settings.raft.heartbeat_interval_ms * 2 {
         return wrong(format!(
@@ -218,7 +251,10 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
             settings.raft.election_timeout_ms, settings.raft.heartbeat_interval_ms
         ));
     }
-    for (key, listen) in [("kafka.listen", settings.kafka.listen), ("admin.listen", settings.admin.listen)] {
+    for (key, listen) in [
+        ("kafka.listen", settings.kafka.listen),
+        ("admin.listen", settings.admin.listen),
+    ] {
         if !listen.ip().is_loopback() && !settings.node.insecure {
             return wrong(format!(
                 "{key} is {listen}, which other machines can reach without TLS: listen on 127.0.0.1, or say \
@@ -228,7 +264,10 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
     }
     if let Some(advertise) = &settings.kafka.advertise {
         if crate::server::host_and_port(&advertise.0).is_none() {
-            return wrong(format!("kafka.advertise is {:?}, expected HOST:PORT", advertise.0));
+            return wrong(format!(
+                "kafka.advertise is {:?}, expected HOST:PORT",
+                advertise.0
+            ));
         }
     }
     Ok(())

@@ -12,7 +12,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 /// The wall clock of the machine.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the wall clock"
+)]
 pub(crate) fn wall_clock() -> Clock {
     Arc::new(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -32,5 +35,7 @@ pub(crate) fn randomness(seed: Option<u64>) -> Random {
 
 /// Runs the journal's writer on its own thread, until the journal is shut down.
 pub(crate) fn spawn_writer(writer: Writer) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("journal-writer".to_owned()).spawn(move || writer.run())
+    std::thread::Builder::new()
+        .name("journal-writer".to_owned())
+        .spawn(move || writer.run())
 }

@@ -35,7 +35,9 @@ pub enum IdentityError {
         reason: String,
     },
     /// It belongs to another node.
-    #[error("the data directory belongs to node {stored}, not to node {configured}: set node.id = {stored}, or use another directory")]
+    #[error(
+        "the data directory belongs to node {stored}, not to node {configured}: set node.id = {stored}, or use another directory"
+    )]
     OtherNode {
         /// The node it belongs to.
         stored: u32,
@@ -55,24 +57,42 @@ struct Stored {
 pub(crate) fn identify(data: &Path, node: NodeId, random: &Random) -> Result<Uuid, IdentityError> {
     let path = data.join(NAME);
     let shown = || path.display().to_string();
-    let io = |source| IdentityError::Io { path: shown(), source };
+    let io = |source| IdentityError::Io {
+        path: shown(),
+        source,
+    };
     match disk::read_if_there(&path).map_err(io)? {
         Some(text) => {
-            let stored: Stored = serde_json::from_slice(&text)
-                .map_err(|error| IdentityError::Unreadable { path: shown(), reason: error.to_string() })?;
+            let stored: Stored =
+                serde_json::from_slice(&text).map_err(|error| IdentityError::Unreadable {
+                    path: shown(),
+                    reason: error.to_string(),
+                })?;
             if stored.format != FORMAT {
                 let reason = format!("format {}, this version knows {FORMAT}", stored.format);
-                return Err(IdentityError::Unreadable { path: shown(), reason });
+                return Err(IdentityError::Unreadable {
+                    path: shown(),
+                    reason,
+                });
             }
             if stored.node != node.0 {
-                return Err(IdentityError::OtherNode { stored: stored.node, configured: node.0 });
+                return Err(IdentityError::OtherNode {
+                    stored: stored.node,
+                    configured: node.0,
+                });
             }
-            Uuid::try_parse(&stored.incarnation)
-                .map_err(|error| IdentityError::Unreadable { path: shown(), reason: error.to_string() })
+            Uuid::try_parse(&stored.incarnation).map_err(|error| IdentityError::Unreadable {
+                path: shown(),
+                reason: error.to_string(),
+            })
         }
         None => {
             let incarnation = Uuid::from_u128(random());
-            let stored = Stored { format: FORMAT, node: node.0, incarnation: incarnation.to_string() };
+            let stored = Stored {
+                format: FORMAT,
+                node: node.0,
+                incarnation: incarnation.to_string(),
+            };
             let text = serde_json::to_vec_pretty(&stored).expect("three plain fields");
             disk::write_whole(data, NAME, &text).map_err(io)?;
             Ok(incarnation)
@@ -89,10 +109,13 @@ mod tests {
     #[test]
     fn a_directory_keeps_its_node_and_its_incarnation() {
         let directory = tempfile::tempdir().expect("a directory");
-        let random: Random = Arc::new(|| 42);
+        let random: Random = Arc::new(|| 42_u128);
         let first = identify(directory.path(), NodeId(3), &random).expect("given");
-        let other: Random = Arc::new(|| 43);
-        assert_eq!(identify(directory.path(), NodeId(3), &other).expect("kept"), first);
+        let other: Random = Arc::new(|| 43_u128);
+        assert_eq!(
+            identify(directory.path(), NodeId(3), &other).expect("kept"),
+            first
+        );
         let error = identify(directory.path(), NodeId(4), &other).expect_err("refused");
         assert!(error.to_string().contains("set node.id = 3"), "{error}");
     }
@@ -101,7 +124,7 @@ mod tests {
     fn a_damaged_identity_is_refused_with_what_to_do() {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join(NAME), "{").expect("written");
-        let error = identify(directory.path(), NodeId(3), &(Arc::new(|| 1) as Random)).expect_err("refused");
+        let error = identify(directory.path(), NodeId(3), &(Arc::new(|| 1_u128) as Random)).expect_err("refused");
         assert!(error.to_string().contains("restore it"), "{error}");
     }
 }

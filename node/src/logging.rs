@@ -10,7 +10,9 @@ use crate::settings::{LogFormat, LogSection};
 #[derive(Debug, Error)]
 pub enum LoggingError {
     /// `log.filter` cannot be read; the text shows where.
-    #[error("log.filter {filter:?}: {reason}; expected the syntax of RUST_LOG, such as info,meridian_broker=debug")]
+    #[error(
+        "log.filter {filter:?}: {reason}; expected the syntax of RUST_LOG, such as info,meridian_broker=debug"
+    )]
     Filter {
         /// The filter.
         filter: String,
@@ -28,7 +30,9 @@ pub fn start_logging(settings: &LogSection) -> Result<(), LoggingError> {
         filter: settings.filter.0.clone(),
         reason: error.to_string(),
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let started = match settings.format {
         LogFormat::Text => builder.finish().try_init(),
         LogFormat::Json => builder.json().finish().try_init(),

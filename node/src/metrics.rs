@@ -60,16 +60,34 @@ impl Metrics {
         let journal = Journal {
             disk_bytes: gauge("meridian_journal_disk_bytes", "Bytes of journal files.")?,
             files: gauge("meridian_journal_files", "Journal files.")?,
-            cache_bytes: gauge("meridian_journal_cache_bytes", "Bytes of recent entries in memory.")?,
+            cache_bytes: gauge(
+                "meridian_journal_cache_bytes",
+                "Bytes of recent entries in memory.",
+            )?,
             queued_bytes: gauge("meridian_journal_queued_bytes", "Bytes that wait for the disk.")?,
             full: gauge("meridian_journal_full", "1 while the disk takes no more records.")?,
-            poisoned: gauge("meridian_journal_poisoned", "1 after a write or sync failed; restart the node.")?,
-            rounds: counter("meridian_journal_rounds_total", "Rounds of the writer: one gathered write each.")?,
-            operations: counter("meridian_journal_operations_total", "Appends, votes, truncations and purges written.")?,
+            poisoned: gauge(
+                "meridian_journal_poisoned",
+                "1 after a write or sync failed; restart the node.",
+            )?,
+            rounds: counter(
+                "meridian_journal_rounds_total",
+                "Rounds of the writer: one gathered write each.",
+            )?,
+            operations: counter(
+                "meridian_journal_operations_total",
+                "Appends, votes, truncations and purges written.",
+            )?,
             syncs: counter("meridian_journal_syncs_total", "Calls of fdatasync.")?,
             written_bytes: counter("meridian_journal_written_bytes_total", "Bytes written.")?,
-            disk_reads: counter("meridian_journal_disk_reads_total", "Reads that memory could not serve.")?,
-            files_retired: counter("meridian_journal_files_retired_total", "Files that were given up or recycled.")?,
+            disk_reads: counter(
+                "meridian_journal_disk_reads_total",
+                "Reads that memory could not serve.",
+            )?,
+            files_retired: counter(
+                "meridian_journal_files_retired_total",
+                "Files that were given up or recycled.",
+            )?,
             round_seconds_total: seconds("meridian_journal_round_seconds_total", "Time spent in rounds.")?,
             round_seconds_max: seconds("meridian_journal_round_seconds_max", "The longest round so far.")?,
         };
@@ -77,10 +95,20 @@ impl Metrics {
             led: gauge("meridian_shards_led", "Shards that this node leads.")?,
             stopped: gauge("meridian_shards_stopped", "Shards that do not run on this node.")?,
             partitions: gauge("meridian_partitions", "Partitions with records on this node.")?,
-            queued_bytes: by_shard("meridian_shard_queued_bytes", "Bytes of batches that wait to be sequenced.")?,
-            applied_index: by_shard("meridian_shard_applied_index", "Raft index of the last applied entry.")?,
+            queued_bytes: by_shard(
+                "meridian_shard_queued_bytes",
+                "Bytes of batches that wait to be sequenced.",
+            )?,
+            applied_index: by_shard(
+                "meridian_shard_applied_index",
+                "Raft index of the last applied entry.",
+            )?,
         };
-        Ok(Self { registry, journal, shards })
+        Ok(Self {
+            registry,
+            journal,
+            shards,
+        })
     }
 
     /// The text that Prometheus scrapes.
@@ -107,14 +135,26 @@ impl Metrics {
         to.round_seconds_max.set(from.round_us_max as f64 / 1e6);
 
         let led = usage.shards.iter().filter(|shard| shard.led_here).count();
-        let stopped = usage.shards.iter().filter(|shard| shard.stopped.is_some()).count();
+        let stopped = usage
+            .shards
+            .iter()
+            .filter(|shard| shard.stopped.is_some())
+            .count();
         self.shards.led.set(signed(led as u64));
         self.shards.stopped.set(signed(stopped as u64));
-        self.shards.partitions.set(signed(usage.shards.iter().map(|shard| shard.partitions as u64).sum()));
+        self.shards.partitions.set(signed(
+            usage.shards.iter().map(|shard| shard.partitions as u64).sum(),
+        ));
         for shard in &usage.shards {
             let name = shard.shard.to_string();
-            self.shards.queued_bytes.with_label_values(&[&name]).set(signed(shard.queued_bytes as u64));
-            self.shards.applied_index.with_label_values(&[&name]).set(signed(shard.applied_index));
+            self.shards
+                .queued_bytes
+                .with_label_values(&[&name])
+                .set(signed(shard.queued_bytes as u64));
+            self.shards
+                .applied_index
+                .with_label_values(&[&name])
+                .set(signed(shard.applied_index));
         }
     }
 }
@@ -126,4 +166,54 @@ fn signed(value: u64) -> i64 {
 /// Brings a counter up to a total that is counted elsewhere.
 fn advance(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use meridian_shard::ShardUsage;
+    use meridian_types::ShardId;
+
+    use super::*;
+
+    #[test]
+    fn every_metric_of_journal_and_shards_is_in_the_catalogue() {
+        let metrics = Metrics::new(Registry::new()).expect("no two have one name");
+        let shard = ShardUsage {
+            shard: ShardId(0),
+            led_here: true,
+            stopped: None,
+            partitions: 1,
+            queued_bytes: 1,
+            applied_index: 1,
+        };
+        let usage = Usage {
+            journal: meridian_journal::Usage::default(),
+            shards: vec![shard],
+        };
+        metrics.fill(&usage);
+        let registered: BTreeSet<String> = metrics
+            .registry
+            .gather()
+            .iter()
+            .map(|family| family.name().to_owned())
+            .collect();
+        let catalogue: BTreeSet<String> = include_str!("../../docs/metrics.md")
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `meridian_"))
+            .filter_map(|line| line.split('`').next())
+            .map(|name| format!("meridian_{name}"))
+            .collect();
+        assert_eq!(registered, catalogue);
+    }
+
+    #[test]
+    fn a_total_counted_elsewhere_never_falls() {
+        let counter = IntCounter::new("a", "b").expect("a good name");
+        for total in [3, 7, 7] {
+            advance(&counter, total);
+            assert_eq!(counter.get(), total);
+        }
+    }
 }

@@ -83,7 +83,10 @@ impl Server {
             let directory = data.join(name);
             RealDisk::open(&directory)
                 .map(Arc::new)
-                .map_err(|source| ServerError::Data { directory: directory.display().to_string(), source })
+                .map_err(|source| ServerError::Data {
+                    directory: directory.display().to_string(),
+                    source,
+                })
         };
         let (journal_disk, checkpoint_disk) = (disk("journal")?, disk("checkpoints")?);
         let journal_settings = journal_settings(settings, random() as u64);
@@ -91,29 +94,61 @@ impl Server {
         let (journal, writer) = opened.await.expect("recovery does not panic")?;
         let writer = driver::spawn_writer(writer).map_err(ServerError::Thread)?;
 
-        let region =
-            Region::start(region_settings(settings), journal, checkpoint_disk, driver::wall_clock(), random).await?;
+        let region = Region::start(
+            region_settings(settings),
+            journal,
+            checkpoint_disk,
+            driver::wall_clock(),
+            random,
+        )
+        .await?;
         let registry = Registry::new();
         let stopping = CancellationToken::new();
         let broker_settings = broker_settings(settings);
         let listener = ListenerSettings {
             name: "kafka".to_owned(),
             bind: settings.kafka.listen,
-            advertised: settings.kafka.advertise.as_ref().and_then(|text| host_and_port(&text.0)),
+            advertised: settings
+                .kafka
+                .advertise
+                .as_ref()
+                .and_then(|text| host_and_port(&text.0)),
         };
-        let broker =
-            Broker::start(broker_settings, region.clone(), vec![listener], &registry, stopping.clone()).await?;
+        let broker = Broker::start(
+            broker_settings,
+            region.clone(),
+            vec![listener],
+            &registry,
+            stopping.clone(),
+        )
+        .await?;
         let kafka = broker.local_addresses()[0];
-        region.register(registration(settings, kafka, incarnation)).await?;
+        region
+            .register(registration(settings, kafka, incarnation))
+            .await?;
 
-        let admin_error = |source| ServerError::Admin { address: settings.admin.listen, source };
+        let admin_error = |source| ServerError::Admin {
+            address: settings.admin.listen,
+            source,
+        };
         let listener = admin::bind(settings.admin.listen).await.map_err(admin_error)?;
         let admin_address = listener.local_addr().map_err(admin_error)?;
         let admin_stop = CancellationToken::new();
-        let admin =
-            Admin { region: region.clone(), metrics: Metrics::new(registry)?, stopping: stopping.clone() };
+        let admin = Admin {
+            region: region.clone(),
+            metrics: Metrics::new(registry)?,
+            stopping: stopping.clone(),
+        };
         tokio::spawn(admin::serve(listener, Arc::new(admin), admin_stop.clone()));
-        Ok(Self { kafka, admin: admin_address, region, broker, writer, stopping, admin_stop })
+        Ok(Self {
+            kafka,
+            admin: admin_address,
+            region,
+            broker,
+            writer,
+            stopping,
+            admin_stop,
+        })
     }
 
     /// Where Kafka clients connect.
@@ -132,7 +167,10 @@ impl Server {
         self.broker.join().await;
         self.region.shutdown().await;
         let writer = self.writer;
-        if tokio::task::spawn_blocking(move || writer.join().is_err()).await.unwrap_or(true) {
+        if tokio::task::spawn_blocking(move || writer.join().is_err())
+            .await
+            .unwrap_or(true)
+        {
             tracing::error!("the journal's thread ended badly");
         }
         self.admin_stop.cancel();
@@ -176,8 +214,15 @@ fn region_settings(settings: &Settings) -> RegionSettings {
 
 /// What the region is told about this node.
 fn registration(settings: &Settings, kafka: SocketAddr, incarnation: Uuid) -> NodeRegistration {
-    let advertised = settings.kafka.advertise.as_ref().and_then(|text| host_and_port(&text.0));
-    let address = advertised.unwrap_or_else(|| HostPort { host: kafka.ip().to_string(), port: kafka.port() });
+    let advertised = settings
+        .kafka
+        .advertise
+        .as_ref()
+        .and_then(|text| host_and_port(&text.0));
+    let address = advertised.unwrap_or_else(|| HostPort {
+        host: kafka.ip().to_string(),
+        port: kafka.port(),
+    });
     NodeRegistration {
         node: NodeId(settings.node.id),
         incarnation,
@@ -199,7 +244,8 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
     limits.idle_timeout = Duration::from_millis(kafka.idle_timeout_ms);
     broker.kafka.auto_create_topics = kafka.auto_create_topics;
     broker.kafka.partitions_default = kafka.partitions_default;
-    broker.kafka.group_initial_rebalance_delay = Duration::from_millis(settings.group.initial_rebalance_delay_ms);
+    broker.kafka.group_initial_rebalance_delay =
+        Duration::from_millis(settings.group.initial_rebalance_delay_ms);
     broker.kafka.offsets_retention = Duration::from_secs(settings.group.offsets_retention_minutes * 60);
     broker
 }
@@ -208,5 +254,8 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
 pub(crate) fn host_and_port(text: &str) -> Option<HostPort> {
     let (host, port) = text.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    Some(HostPort { host: (!host.is_empty()).then(|| host.to_owned())?, port: port.parse().ok()? })
+    Some(HostPort {
+        host: (!host.is_empty()).then(|| host.to_owned())?,
+        port: port.parse().ok()?,
+    })
 }

@@ -200,7 +200,9 @@ impl<'de> Deserialize<'de> for ByteCount {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = deserializer.deserialize_any(Scalar("a number of bytes, such as 1048576 or \"1MiB\""))?;
         parse_bytes(&text).map(Self).ok_or_else(|| {
-            serde::de::Error::custom(format!("{text:?} is no number of bytes: write 1048576, \"1024KiB\" or \"1MiB\""))
+            serde::de::Error::custom(format!(
+                "{text:?} is no number of bytes: write 1048576, \"1024KiB\" or \"1MiB\""
+            ))
         })
     }
 }
@@ -208,7 +210,9 @@ impl<'de> Deserialize<'de> for ByteCount {
 /// Parses `1048576`, `64KiB`, `1.5 GiB`, `10MB`. A unit without `i` is decimal.
 fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,

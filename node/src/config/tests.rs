@@ -16,7 +16,14 @@ fn a_file_overrides_defaults_and_flags_override_the_file() {
     let config = Config::load(Some(file.path()), &[("node.id", "9".to_owned())]).expect("good");
     assert_eq!(config.settings().node.id, 9);
     assert_eq!(config.settings().journal.file_bytes.0, 8 << 20);
-    let source = |key: &str| config.explain().into_iter().find(|e| e.key == key).expect("known").source;
+    let source = |key: &str| {
+        config
+            .explain()
+            .into_iter()
+            .find(|e| e.key == key)
+            .expect("known")
+            .source
+    };
     assert_eq!(source("node.id"), "command line");
     assert!(source("journal.file_bytes").starts_with("file "));
     assert_eq!(source("region.shards"), "built-in default");
@@ -24,7 +31,10 @@ fn a_file_overrides_defaults_and_flags_override_the_file() {
 
 #[test]
 fn an_unknown_key_is_refused_with_its_source_and_a_suggestion() {
-    let error = load("[journal]\nfile_byte = 1\n").err().expect("refused").to_string();
+    let error = load("[journal]\nfile_byte = 1\n")
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(error.contains("journal.file_byte "), "{error}");
     assert!(error.contains("did you mean journal.file_bytes?"), "{error}");
     assert!(error.contains("file "), "{error}");
@@ -32,15 +42,24 @@ fn an_unknown_key_is_refused_with_its_source_and_a_suggestion() {
 
 #[test]
 fn a_wrong_value_names_its_key_and_what_is_expected() {
-    let error = load("[journal]\nfile_bytes = \"much\"\n").err().expect("refused").to_string();
+    let error = load("[journal]\nfile_bytes = \"much\"\n")
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(error.contains("file_bytes") && error.contains("1MiB"), "{error}");
-    let error = load("[region]\nshards = 12\n").err().expect("refused").to_string();
+    let error = load("[region]\nshards = 12\n")
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(error.contains("power of two"), "{error}");
 }
 
 #[test]
 fn a_listener_beyond_loopback_wants_insecure_in_so_many_words() {
-    let error = load("[kafka]\nlisten = \"0.0.0.0:9092\"\n").err().expect("refused").to_string();
+    let error = load("[kafka]\nlisten = \"0.0.0.0:9092\"\n")
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(error.contains("--insecure"), "{error}");
     load("[node]\ninsecure = true\n[kafka]\nlisten = \"0.0.0.0:9092\"\n").expect("good");
 }
@@ -48,7 +67,10 @@ fn a_listener_beyond_loopback_wants_insecure_in_so_many_words() {
 #[test]
 fn a_text_may_look_like_a_number() {
     let config = load("[node]\nrack = 5\n").expect("good");
-    assert_eq!(config.settings().node.rack.as_ref().map(|rack| rack.0.as_str()), Some("5"));
+    assert_eq!(
+        config.settings().node.rack.as_ref().map(|rack| rack.0.as_str()),
+        Some("5")
+    );
 }
 
 #[test]
