@@ -6,7 +6,7 @@ use bytes::Bytes;
 use meridian_types::{LogPosition, RaftIndex, ShardId, Term};
 
 use crate::error::{Damage, DamageReason};
-use crate::frame::{u32_at, u64_at};
+use crate::frame::{POSITION_MAX, u32_at, u64_at};
 
 /// Longest vote that is accepted, in bytes.
 pub(crate) const VOTE_BYTES_MAX: usize = 4096;
@@ -115,7 +115,7 @@ impl Checkpoint {
         for _ in 0..input.u32()? {
             let shard = ShardId(input.u32()?);
             let mut mark = ShardMark {
-                sequence: input.u64()?,
+                sequence: input.bounded()?,
                 ..ShardMark::default()
             };
             let flags = input.take(1)?[0];
@@ -130,7 +130,7 @@ impl Checkpoint {
                 mark.last = Some(input.position()?);
             }
             if flags & HAS_RELEASED != 0 {
-                mark.released = Some(RaftIndex(input.u64()?));
+                mark.released = Some(RaftIndex(input.bounded()?));
             }
             if flags & HAS_DAMAGE != 0 {
                 let (file, position) = (input.u64()?, input.u64()?);
@@ -165,10 +165,15 @@ impl<'a> Input<'a> {
         self.take(8).map(|bytes| u64_at(bytes, 0))
     }
 
+    /// A number that arithmetic cannot overflow.
+    fn bounded(&mut self) -> Option<u64> {
+        self.u64().filter(|value| *value <= POSITION_MAX)
+    }
+
     fn position(&mut self) -> Option<LogPosition> {
         Some(LogPosition {
-            term: Term(self.u64()?),
-            index: RaftIndex(self.u64()?),
+            term: Term(self.bounded()?),
+            index: RaftIndex(self.bounded()?),
         })
     }
 
@@ -212,7 +217,7 @@ mod tests {
             (
                 ShardId::CONTROLLER,
                 ShardMark {
-                    sequence: u64::MAX,
+                    sequence: POSITION_MAX,
                     vote: Some(Bytes::from_static(b"vote")),
                     purged: at(3, 7),
                     last: at(4, 9),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use meridian_types::{LogPosition, RaftIndex, ShardId, Term};
 
 use crate::checkpoint::{Input, put_varint};
-use crate::frame::{FrameKind, frame_bytes};
+use crate::frame::{FrameKind, POSITION_MAX, frame_bytes};
 
 /// A frame as the directory knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,8 +155,12 @@ pub(crate) fn read_directory(bytes: &[u8], file_bytes: u64, mut each: impl FnMut
                 context.position = frame.position;
             }
         }
+        let highest = frame
+            .sequence
+            .max(frame.position.term.0)
+            .max(frame.position.index.0);
         at = at.checked_add(frame_bytes(u64::from(payload_len)))?;
-        if at > file_bytes {
+        if at > file_bytes || highest > POSITION_MAX {
             return None;
         }
         each(&frame);

@@ -36,9 +36,7 @@ impl Writer {
                     shared
                         .counters
                         .round_took(u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX));
-                    if shared.queue.is_empty() {
-                        shared.queue.wait(IDLE);
-                    }
+                    shared.queue.wait(IDLE);
                 }
                 RoundOutcome::Idle | RoundOutcome::Marked | RoundOutcome::Stalled => shared.queue.wait(IDLE),
                 RoundOutcome::Poisoned if shared.queue.is_stopping() => break,

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use meridian_types::{RaftIndex, ShardId};
+use meridian_types::{LogPosition, RaftIndex, ShardId};
 use thiserror::Error;
 
 /// Why an append, vote, truncation or purge was not made durable.
@@ -45,6 +45,12 @@ pub enum JournalError {
         expected: RaftIndex,
         /// The index that came.
         given: RaftIndex,
+    },
+    /// A term or index above 2^63 - 1; a mistake of the caller, or of a peer it believed.
+    #[error("the position {given} is beyond any log")]
+    TooHigh {
+        /// The position that came.
+        given: LogPosition,
     },
     /// The journal was shut down before the operation was durable. It may or may not be there after a restart.
     #[error("the journal is shut down")]

@@ -11,6 +11,9 @@ pub(crate) const MAGIC: [u8; 4] = *b"MJL1";
 /// Flag of a truncation: nothing is left above the purged entries.
 pub(crate) const FLAG_EMPTY: u8 = 1;
 
+/// No term or index is higher: arithmetic on them cannot overflow.
+pub(crate) const POSITION_MAX: u64 = u64::MAX / 2;
+
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -95,6 +98,9 @@ impl Header {
     pub(crate) fn decode_any(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; HEADER_BYTES as usize] = bytes.get(..HEADER_BYTES as usize)?.try_into().ok()?;
         if bytes[0..4] != MAGIC || u32_at(bytes, 4) != crc32c(&bytes[8..]) {
+            return None;
+        }
+        if u64_at(bytes, 40).max(u64_at(bytes, 48)).max(u64_at(bytes, 56)) > POSITION_MAX {
             return None;
         }
         Some(Self {

@@ -13,7 +13,7 @@ use crate::checkpoint::VOTE_BYTES_MAX;
 use crate::disk::Disk;
 use crate::error::{Damage, DamageReason, JournalError, OpenError, ReadError};
 use crate::file::{FileTable, JournalFile};
-use crate::frame::{crc32c_parts, frame_bytes};
+use crate::frame::{POSITION_MAX, crc32c_parts, frame_bytes};
 use crate::keeper::Next;
 use crate::payload::{Entry, Payload};
 use crate::queue::{Action, Operation, Queue, Refused};
@@ -100,7 +100,7 @@ impl Journal {
     /// Appends entries to a shard's log: consecutive indexes, continuing the log (or what was purged; an empty
     /// log begins anywhere). An empty list is done when all before it is.
     ///
-    /// Errors (through `done`): `OutOfOrder`, `TooLarge`, `Busy`, `Full` with nothing changed; `Poisoned`,
+    /// Errors (through `done`): `OutOfOrder`, `TooHigh`, `TooLarge`, `Busy`, `Full` with nothing changed; `Poisoned`,
     /// `Stopped` possibly after it was accepted.
     pub fn append(&self, shard: ShardId, entries: Vec<Entry>, done: Done) {
         let bytes_max = self.payload_bytes_max();
@@ -122,6 +122,10 @@ impl Journal {
         let mut expected = state.expected();
         for (entry, _) in &entries {
             let given = entry.position.index;
+            if let Err(error) = check_position(entry.position) {
+                drop(state);
+                return done(Err(error));
+            }
             if let Some(expected) = expected.filter(|expected| *expected != given) {
                 drop(state);
                 return done(Err(JournalError::OutOfOrder { expected, given }));
@@ -197,6 +201,9 @@ impl Journal {
     /// Raft needs nothing up to `through` any more: the log begins after it, and if it ended before, continues
     /// after it. The bytes stay readable until they are released and their file goes.
     pub fn purge(&self, shard: ShardId, through: LogPosition, done: Done) {
+        if let Err(error) = check_position(through) {
+            return done(Err(error));
+        }
         let state = self.shared.shard(shard);
         let mut state = state.lock();
         let ticket = state.next_ticket();
@@ -227,7 +234,7 @@ impl Journal {
     pub fn release(&self, shard: ShardId, through: RaftIndex) {
         let state = self.shared.shard(shard);
         let mut state = state.lock();
-        state.released = state.released.max(Some(through));
+        state.released = state.released.max(Some(RaftIndex(through.0.min(POSITION_MAX))));
         drop(state);
         self.shared.poke_keeper();
     }
@@ -397,6 +404,15 @@ impl Journal {
     }
 }
 
+fn check_position(given: LogPosition) -> Result<(), JournalError> {
+    let sound = given.term.0 <= POSITION_MAX && given.index.0 <= POSITION_MAX;
+    if sound {
+        Ok(())
+    } else {
+        Err(JournalError::TooHigh { given })
+    }
+}
+
 /// Tells the caller, when the shard's lock is free again: `done` may look at the journal.
 fn refuse(refused: Result<(), Refused>) {
     if let Err((error, Some(done))) = refused {
@@ -478,6 +494,7 @@ impl Shared {
         let oldest_file_by_shard: Vec<_> = self.all_shards().into_iter().filter_map(needed).collect();
         Usage {
             disk_bytes: self.files.disk_bytes() + self.next.bytes(),
+            free_bytes: self.disk.free_bytes().ok(),
             files: self.files.len(),
             oldest_file,
             active_file: self.files.newest().unwrap_or(0),

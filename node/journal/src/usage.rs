@@ -9,6 +9,8 @@ use meridian_types::ShardId;
 pub struct Usage {
     /// Bytes of all files, with the one prepared ahead.
     pub disk_bytes: u64,
+    /// Bytes that the file system has left for new files; `None` when it does not say.
+    pub free_bytes: Option<u64>,
     /// Files that hold frames.
     pub files: usize,
     /// Number of the oldest file.

@@ -46,7 +46,7 @@ pub(crate) fn settings() -> JournalSettings {
 
 /// Outcomes in the order they were told, by the name given.
 #[derive(Clone, Default)]
-pub(crate) struct Told(Arc<Mutex<Vec<Outcome>>>);
+pub(crate) struct Told(pub(crate) Arc<Mutex<Vec<Outcome>>>);
 
 type Outcome = (String, Result<(), JournalError>);
 

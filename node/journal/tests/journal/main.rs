@@ -9,4 +9,6 @@ mod disk;
 mod fixture;
 mod hostile;
 mod limits;
+mod log;
 mod threads;
+mod watched;
