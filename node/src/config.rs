@@ -262,13 +262,13 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
             ));
         }
     }
-    if let Some(advertise) = &settings.kafka.advertise {
-        if crate::server::host_and_port(&advertise.0).is_none() {
-            return wrong(format!(
-                "kafka.advertise is {:?}, expected HOST:PORT",
-                advertise.0
-            ));
-        }
+    if let Some(advertise) = &settings.kafka.advertise
+        && crate::server::host_and_port(&advertise.0).is_none()
+    {
+        return wrong(format!(
+            "kafka.advertise is {:?}, expected HOST:PORT",
+            advertise.0
+        ));
     }
     Ok(())
 }

@@ -124,7 +124,8 @@ mod tests {
     fn a_damaged_identity_is_refused_with_what_to_do() {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join(NAME), "{").expect("written");
-        let error = identify(directory.path(), NodeId(3), &(Arc::new(|| 1_u128) as Random)).expect_err("refused");
+        let error =
+            identify(directory.path(), NodeId(3), &(Arc::new(|| 1_u128) as Random)).expect_err("refused");
         assert!(error.to_string().contains("restore it"), "{error}");
     }
 }

@@ -162,7 +162,7 @@ impl CheckpointStore {
         };
         let mut content = BytesMut::zeroed(bytes);
         file.read_at(0, &mut content).map_err(failed)?;
-        Ok(decode(self.shard, content.freeze()))
+        Ok(decode(self.shard, &content.freeze()))
     }
 }
 
@@ -183,7 +183,7 @@ fn encode(shard: ShardId, checkpoint: &Checkpoint) -> (Bytes, Bytes) {
     (head.freeze(), Bytes::copy_from_slice(&crc.to_le_bytes()))
 }
 
-fn decode(shard: ShardId, content: Bytes) -> Result<Checkpoint, String> {
+fn decode(shard: ShardId, content: &Bytes) -> Result<Checkpoint, String> {
     if content.len() < HEADER_BYTES + CRC_BYTES {
         return Err(format!(
             "{} bytes, at least {} expected",

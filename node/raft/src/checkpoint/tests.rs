@@ -61,11 +61,11 @@ fn a_damaged_newest_checkpoint_falls_back_to_the_one_before() {
 fn every_cut_of_a_checkpoint_is_an_error() {
     let (head, tail) = encode(ShardId(4), &checkpoint(3));
     let whole: Vec<u8> = [&head[..], b"members", &checkpoint(3).state[..], &tail[..]].concat();
-    assert_eq!(decode(ShardId(4), Bytes::from(whole.clone())), Ok(checkpoint(3)));
+    assert_eq!(decode(ShardId(4), &Bytes::from(whole.clone())), Ok(checkpoint(3)));
     for length in (0..whole.len()).step_by(7) {
-        assert!(decode(ShardId(4), Bytes::copy_from_slice(&whole[..length])).is_err());
+        assert!(decode(ShardId(4), &Bytes::copy_from_slice(&whole[..length])).is_err());
     }
-    assert!(decode(ShardId(5), Bytes::from(whole)).is_err());
+    assert!(decode(ShardId(5), &Bytes::from(whole)).is_err());
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn the_stored_checkpoint_of_version_1_is_read() {
         std::fs::write(&stored, whole).expect("written");
     }
     let content = std::fs::read(&stored).expect("the fixture is there; BLESS=1 makes it for a new version");
-    assert_eq!(decode(ShardId(3), Bytes::from(content)), Ok(want));
+    assert_eq!(decode(ShardId(3), &Bytes::from(content)), Ok(want));
 }
 
 fn damage(directory: &std::path::Path, part_of_name: &str) {
