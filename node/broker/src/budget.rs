@@ -64,9 +64,15 @@ impl ByteBudget {
         self.0.bytes_max - self.0.bytes.available_permits().min(self.0.bytes_max)
     }
 
-    /// Whether someone waits for bytes.
-    pub(crate) fn is_contended(&self) -> bool {
-        self.0.waiting.load(Ordering::Relaxed) > 0
+    /// Bytes that nobody has taken.
+    pub(crate) fn bytes_free(&self) -> usize {
+        self.0.bytes.available_permits()
+    }
+
+    /// Whether bytes are getting short: half of them are taken, or someone waits. Who holds some without making
+    /// progress then loses them early.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.0.waiting.load(Ordering::Relaxed) > 0 || self.bytes_free() < self.0.bytes_max / 2
     }
 
     fn clamp(&self, bytes: usize) -> u32 {
@@ -88,7 +94,6 @@ impl ByteLease {
     }
 
     /// Bytes held.
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.permit.num_permits()
     }
@@ -188,9 +193,24 @@ mod tests {
             let waiting = budget.take(1);
             tokio::pin!(waiting);
             assert!(futures::poll!(&mut waiting).is_pending());
-            assert!(budget.is_contended());
+            assert_eq!(budget.0.waiting.load(Ordering::Relaxed), 1);
         }
-        assert!(!budget.is_contended());
+        assert_eq!(budget.0.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_budget_is_pressed_from_half_on_and_while_someone_waits() {
+        let budget = ByteBudget::new(100);
+        let half = budget.take(50).await;
+        assert!(!budget.is_pressed());
+        let one = budget.take(1).await;
+        assert!(budget.is_pressed());
+        drop(one);
+        let waiting = budget.take(60);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert!(budget.is_pressed());
+        drop(half);
     }
 
     #[tokio::test]

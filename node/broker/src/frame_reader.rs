@@ -165,7 +165,7 @@ impl FrameReader {
                         });
                     }
                 }
-                Err(_) if pool.is_contended() => {
+                Err(_) if pool.is_pressed() => {
                     return Err(FrameError::TooSlow {
                         announced_bytes: length,
                     });
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stalled_frame_gives_way_when_others_wait_for_memory() {
+    async fn a_stalled_frame_gives_way_when_memory_is_short() {
         let limits = Limits {
             node_bytes_in_flight_max: 400,
             frame_stall_timeout: Duration::from_millis(20),

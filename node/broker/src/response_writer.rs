@@ -23,8 +23,8 @@ pub(crate) struct ResponseWriter {
     socket: OwnedWriteHalf,
     segments: VecDeque<Bytes>,
     bytes: usize,
-    /// Memory of what is collected; given back when it is written.
-    leases: Vec<ByteLease>,
+    /// Memory of what is collected; given back as it is written.
+    lease: Option<ByteLease>,
     budget: ByteBudget,
     stall_timeout: Duration,
     write_timeout: Duration,
@@ -54,7 +54,7 @@ impl ResponseWriter {
             socket,
             segments: VecDeque::new(),
             bytes: 0,
-            leases: Vec::new(),
+            lease: None,
             budget,
             stall_timeout: limits.write_stall_timeout.min(limits.write_timeout),
             write_timeout: limits.write_timeout,
@@ -64,7 +64,11 @@ impl ResponseWriter {
 
     /// Adds a response behind those collected.
     pub(crate) fn push(&mut self, response: EncodedResponse) {
-        self.leases.extend(response.lease);
+        match (&mut self.lease, response.lease) {
+            (Some(held), Some(lease)) => held.merge(lease),
+            (held @ None, lease) => *held = lease,
+            (Some(_), None) => {}
+        }
         for segment in response.segments {
             self.bytes += segment.len();
             self.segments.push_back(segment);
@@ -105,8 +109,8 @@ impl ResponseWriter {
                     self.advance(written?);
                     last_progress = now;
                 }
-                // While others wait for the memory that this peer holds, it gets no more patience.
-                Err(_) if !self.leases.is_empty() && self.budget.is_contended() => {
+                // While memory is short, who holds some of it gets less patience.
+                Err(_) if self.lease.is_some() && self.budget.is_pressed() => {
                     return Err(self.too_slow());
                 }
                 Err(_) if now - last_progress >= self.write_timeout => return Err(self.too_slow()),
@@ -116,7 +120,7 @@ impl ResponseWriter {
                 return Err(self.too_slow());
             }
         }
-        self.leases.clear();
+        self.lease = None;
         Ok(())
     }
 
@@ -134,6 +138,9 @@ impl ResponseWriter {
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
+        if let Some(lease) = &mut self.lease {
+            lease.shrink_to(self.bytes);
+        }
         while let Some(first) = self.segments.front_mut() {
             if first.len() > written {
                 first.advance(written);
@@ -203,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stuck_peer_goes_early_when_others_wait_for_its_memory() {
+    async fn a_stuck_peer_goes_early_when_memory_is_short() {
         let limits = Limits {
             write_stall_timeout: Duration::from_millis(20),
             ..Limits::default()

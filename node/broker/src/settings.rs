@@ -89,12 +89,12 @@ pub struct Limits {
     pub fetch_session_partitions_max: usize,
     /// A frame that has begun must be whole within this time, or its connection is closed.
     pub frame_timeout: Duration,
-    /// While other connections wait for memory, a frame that makes no progress for so long gives its
+    /// While memory for requests is short (half is taken, or someone waits), a frame that makes no progress for so long gives its
     /// memory back: its connection is closed.
     pub frame_stall_timeout: Duration,
     /// A peer that takes no byte of a response for so long is cut off.
     pub write_timeout: Duration,
-    /// The same while other connections wait for the memory of its responses.
+    /// The same while memory for responses is short (half is taken, or someone waits).
     pub write_stall_timeout: Duration,
     /// A peer that takes a response slower than this, on the whole, is cut off.
     pub write_bytes_per_second_min: usize,
@@ -116,9 +116,9 @@ impl Default for Limits {
             connection_requests_in_flight_max: 128,
             fetch_session_partitions_max: 1_000_000,
             frame_timeout: Duration::from_secs(30),
-            frame_stall_timeout: Duration::from_secs(2),
+            frame_stall_timeout: Duration::from_secs(1),
             write_timeout: Duration::from_secs(30),
-            write_stall_timeout: Duration::from_secs(2),
+            write_stall_timeout: Duration::from_secs(1),
             write_bytes_per_second_min: 32 << 10,
             shutdown_timeout: Duration::from_secs(10),
         }

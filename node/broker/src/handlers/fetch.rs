@@ -77,7 +77,8 @@ async fn wait_for_enough(
     loop {
         let waiter = Arc::new(Notify::new());
         let gathered = gather::gather(caller, partitions, limits).await;
-        let is_enough = gathered.is_urgent || gathered.counted_bytes >= u64::from(bytes_min);
+        let is_enough =
+            gathered.is_urgent || gathered.is_full || gathered.counted_bytes >= u64::from(bytes_min);
         if is_enough || Instant::now() >= deadline || context.draining.is_cancelled() {
             return gathered;
         }

@@ -4,7 +4,7 @@ use meridian_shard::{Positions, ReadError};
 use meridian_types::{LeaderEpoch, NodeId, Offset, Partition};
 use meridian_wire::{ErrorCode, Records};
 
-use crate::budget::ByteLease;
+use crate::budget::{ByteBudget, ByteLease};
 use crate::catalog;
 use crate::context::Caller;
 use crate::errors;
@@ -12,6 +12,16 @@ use crate::fetch_session::SessionPartition;
 
 /// Most bytes read from one partition at a time, however much the client would take: it asks again.
 const READ_BYTES_MAX: u32 = 16 << 20;
+
+/// A fetch takes at most this part of the memory that is free, so that those who do not read their answers leave
+/// something for all others.
+const FREE_SHARE: usize = 16;
+/// It may take so much in any case.
+const ALLOWANCE_BYTES_MIN: usize = 64 << 10;
+
+fn allowance(budget: &ByteBudget) -> u32 {
+    u32::try_from((budget.bytes_free() / FREE_SHARE).max(ALLOWANCE_BYTES_MIN)).unwrap_or(u32::MAX)
+}
 
 /// What bounds a fetch.
 pub(super) struct Limits {
@@ -29,6 +39,8 @@ pub(super) struct Gathered {
     pub(super) answers: Vec<Answer>,
     /// Bytes towards `min_bytes`: of each partition no more than its own limit.
     pub(super) counted_bytes: u64,
+    /// There is more than fits: to wait would not make the answer larger.
+    pub(super) is_full: bool,
     /// Something cannot wait: an error, or a log that has diverged.
     pub(super) is_urgent: bool,
     /// Memory of what was read.
@@ -68,7 +80,8 @@ impl Answer {
 
 pub(super) async fn gather(caller: &Caller, partitions: &[SessionPartition], limits: &Limits) -> Gathered {
     let mut gathered = Gathered::default();
-    let mut bytes_left = limits.bytes_max;
+    let allowance = allowance(&caller.context.response_budget);
+    let mut bytes_left = limits.bytes_max.min(allowance);
     let resolved = catalog::resolve(&caller.context.region, partitions);
     let mut unknown = 0;
     for (asked, resolved) in partitions.iter().zip(resolved) {
@@ -104,6 +117,8 @@ pub(super) async fn gather(caller: &Caller, partitions: &[SessionPartition], lim
     // Partitions of deleted topics must not turn a long poll into a storm; with nothing else there is nothing
     // to wait for.
     gathered.is_urgent |= unknown == partitions.len();
+    // Whole batches fill an allowance at least by half.
+    gathered.is_full |= gathered.counted_bytes >= u64::from(allowance / 2);
     gathered
 }
 
@@ -172,7 +187,11 @@ async fn read(
         positions,
         records: Records::EMPTY,
     };
-    if from >= end || (bytes_max == 0 && !is_first) {
+    if from >= end {
+        return nothing;
+    }
+    if bytes_max == 0 && !is_first {
+        gathered.is_full = true;
         return nothing;
     }
     let lease = if is_first {
@@ -184,7 +203,10 @@ async fn read(
         // Who already holds memory must not wait for more: the response goes out with what it has.
         match context.response_budget.try_take(bytes_max as usize) {
             Some(lease) => lease,
-            None => return nothing,
+            None => {
+                gathered.is_full = true;
+                return nothing;
+            }
         }
     };
     let batches = match context.region.read(partition, from, bytes_max as usize).await {
@@ -198,6 +220,7 @@ async fn read(
     let bytes = u32::try_from(records.bytes()).unwrap_or(u32::MAX);
     if records.is_empty() || (bytes > bytes_max && !is_first) {
         // Only the first may exceed its limit; this one comes first in a later fetch.
+        gathered.is_full |= bytes > 0;
         return Answer::Data {
             positions: batches.positions,
             records: Records::EMPTY,
@@ -205,6 +228,12 @@ async fn read(
     }
     let mut lease = lease;
     lease.shrink_to(bytes as usize);
+    // The first batch is whole, whatever its size; it is counted as far as that is possible without waiting.
+    if let Some(excess) = (bytes as usize).checked_sub(lease.bytes())
+        && let Some(more) = context.response_budget.try_take(excess)
+    {
+        lease.merge(more);
+    }
     match &mut gathered.lease {
         Some(held) => held.merge(lease),
         None => gathered.lease = Some(lease),
