@@ -2,7 +2,7 @@
 # Installs the Kafka clients that the compatibility tests run: into target/clients, nothing global but Debian packages.
 #
 # Idempotent: a client whose inputs have not changed is left alone. A client whose tool is missing on this machine is
-# reported and left out; its tests then print a reason and skip. Usage: tests/compat/setup.sh [python|java|go|kcat ...]
+# reported and left out; its tests then print a reason and skip. Usage: tests/compat/setup.sh [python|java|go|kcat|strace ...]
 set -u -o pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -135,11 +135,22 @@ setup_kcat() {
     fi
 }
 
-for client in ${*:-python java go kcat}; do
+setup_strace() {
+    if command -v strace >/dev/null; then
+        rm -f "$out/strace.missing"
+        say "strace: up to date"
+    elif debian strace; then
+        finish strace debian "Debian package, makes fsync fail"
+    else
+        skip strace "strace is not installed and cannot be (on Debian, as root: apt-get install strace)"
+    fi
+}
+
+for client in ${*:-python java go kcat strace}; do
     case $client in
-        python | java | go | kcat) "setup_$client" ;;
+        python | java | go | kcat | strace) "setup_$client" ;;
         *)
-            say "unknown client '$client': expected python, java, go or kcat"
+            say "unknown client '$client': expected python, java, go, kcat or strace"
             exit 2
             ;;
     esac

@@ -16,7 +16,7 @@ const FORMAT: &str = "%o %T %K %S [%h]\\n%k%s\\n";
 ///
 /// Errors: it fails or does not end.
 pub fn kcat(directory: &Path, name: &str, arguments: &[&str]) -> Result<Report, String> {
-    let program = workspace::kcat().ok_or("kcat is not installed")?;
+    let program = workspace::on_path("kcat").ok_or("kcat is not installed")?;
     let mut command = Command::new(program);
     command.args(arguments).current_dir(directory);
     run(&format!("kcat-{name}"), command, directory, None, TIMEOUT)

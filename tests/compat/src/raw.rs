@@ -261,7 +261,7 @@ pub fn produce_body(topic: &str, partition: i32, acks: i16, batch: &[u8]) -> Vec
     Body::default()
         .i16(-1)
         .i16(acks)
-        .i32(30_000)
+        .i32(10_000)
         .i32(1)
         .string(topic)
         .i32(1)

@@ -74,7 +74,7 @@ pub fn meridian_binary() -> Result<PathBuf, String> {
     ))
 }
 
-/// Why a client of `setup.sh` (`python`, `java`, `go`, `kcat`) cannot be used here; `None` when it can.
+/// Why a client of `setup.sh` (`python`, `java`, `go`, `kcat`, `strace`) cannot be used here; `None` when it can.
 pub fn missing(client: &str) -> Option<String> {
     let reason = clients().join(format!("{client}.missing"));
     if let Ok(text) = std::fs::read_to_string(reason) {
@@ -84,16 +84,16 @@ pub fn missing(client: &str) -> Option<String> {
         "python" => clients().join("python/bin/python").exists(),
         "java" => clients().join("java.stamp").exists(),
         "go" => clients().join("go/franz").exists(),
-        "kcat" => kcat().is_some(),
+        "kcat" | "strace" => on_path(client).is_some(),
         other => panic!("no client is called {other}"),
     };
     (!installed).then(|| format!("{client} is not set up: run tests/compat/setup.sh"))
 }
 
-/// The kcat executable, when there is one.
-pub fn kcat() -> Option<PathBuf> {
+/// The executable `name`, when there is one on the path.
+pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
-        .map(|dir| dir.join("kcat"))
+        .map(|dir| dir.join(name))
         .find(|file| file.is_file())
 }

@@ -18,7 +18,9 @@ const RETRIABLE: [i16; 8] = [5, 6, 7, 19, 20, 56, 75, 89];
 pub enum DiskFault {
     /// No space is left.
     Full,
-    /// Write-back fails below the file system, so that fsync reports an error, once.
+    /// The block layer fails below the file system.
+    WriteBack,
+    /// One fsync reports an error, and those after it report success: what Linux does when write-back fails.
     FsyncError,
 }
 
@@ -44,6 +46,20 @@ pub enum Refusal {
 
 const BATCH_BYTES: usize = 256 << 10;
 
+/// Runs the server under strace, which makes the 300th fdatasync of each thread, and only that one, fail with EIO. Some
+/// thread syncs for each acknowledgement, so that it comes long after the start. `-D`: the server keeps its own pid.
+const FAILING_FSYNC: [&str; 9] = [
+    "strace",
+    "-D",
+    "-f",
+    "--seccomp-bpf",
+    "-qqq",
+    "-o",
+    "/dev/null",
+    "-e",
+    "inject=fdatasync,fsync:error=EIO:when=300",
+];
+
 /// Writes until the disk refuses, looks at what clients are told, repairs the disk, and looks for everything.
 ///
 /// Errors: what went wrong, and where the logs lie.
@@ -51,9 +67,14 @@ pub fn run(name: &str, server: ServerOptions, fault: DiskFault) -> Result<FaultO
     let directory = workspace::run_directory(&format!("{name}-disk"));
     let (size_mib, backing) = match fault {
         DiskFault::Full => (2048, Backing::Disk),
-        DiskFault::FsyncError => (8192, Backing::Tmpfs { size_mib: 1024 }),
+        DiskFault::WriteBack => (8192, Backing::Tmpfs { size_mib: 1024 }),
+        DiskFault::FsyncError => (2048, Backing::Disk),
     };
     let mut image = Image::create(&directory, size_mib, backing)?;
+    let server = match fault {
+        DiskFault::FsyncError => server.wrapper(&FAILING_FSYNC),
+        DiskFault::Full | DiskFault::WriteBack => server,
+    };
     let server = server.data(&image.path().join("data"));
     let mut server = Server::try_start(name, server)?;
     let result = faulty(&mut server, &mut image, fault);
@@ -82,7 +103,7 @@ fn faulty(server: &mut Server, image: &mut Image, fault: DiskFault) -> Result<Fa
     }
     let filler = match fault {
         DiskFault::Full => Some(image.fill()?),
-        DiskFault::FsyncError => None,
+        DiskFault::WriteBack | DiskFault::FsyncError => None,
     };
     let deadline = Instant::now() + Duration::from_secs(180);
     let refusal = loop {
@@ -102,10 +123,15 @@ fn faulty(server: &mut Server, image: &mut Image, fault: DiskFault) -> Result<Fa
             "produce was refused with {code}, which no client tries again"
         ));
     }
-    if server.is_alive() {
+    // A full disk takes nothing away. After a failed fsync a node may stop altogether: what it holds may differ from what
+    // the disk holds.
+    if fault == DiskFault::Full && server.is_alive() {
         all_there(server, &acknowledged).map_err(|e| format!("reading while the disk is bad: {e}"))?;
     }
-    let restarted = repair(server, image, filler.as_deref(), next)?;
+    if fault == DiskFault::FsyncError {
+        stays_refused(server, next)?;
+    }
+    let restarted = repair(server, image, fault, filler.as_deref(), next)?;
     all_there(server, &acknowledged)?;
     Ok(FaultOutcome {
         acknowledged: acknowledged.len(),
@@ -114,8 +140,31 @@ fn faulty(server: &mut Server, image: &mut Image, fault: DiskFault) -> Result<Fa
     })
 }
 
+/// After a failed fsync nobody knows what is on the disk, whatever the next fsync says: the process may acknowledge
+/// nothing any more.
+fn stays_refused(server: &mut Server, next: u64) -> Result<(), String> {
+    for _ in 0..4 {
+        let started = Instant::now();
+        let answer = produce(server, next)?;
+        println!(
+            "after the failed fsync: {answer:?} within {:?}",
+            started.elapsed()
+        );
+        if answer.is_ok() {
+            return Err("a batch was acknowledged after a failed fsync, without a restart".to_owned());
+        }
+    }
+    Ok(())
+}
+
 /// Makes the disk good again, and waits until the server writes; starts it again when it does not by itself.
-fn repair(server: &mut Server, image: &mut Image, filler: Option<&Path>, next: u64) -> Result<bool, String> {
+fn repair(
+    server: &mut Server,
+    image: &mut Image,
+    fault: DiskFault,
+    filler: Option<&Path>,
+    next: u64,
+) -> Result<bool, String> {
     if let Some(filler) = filler {
         std::fs::remove_file(filler).map_err(|e| format!("cannot remove the filler: {e}"))?;
         let deadline = Instant::now() + Duration::from_secs(15);
@@ -129,9 +178,11 @@ fn repair(server: &mut Server, image: &mut Image, filler: Option<&Path>, next: u
     } else {
         // What fsync could not write is lost for good: only a new process on a good disk may go on.
         server.kill();
-        image.unmount()?;
-        image.grow_backing(10_000)?;
-        image.mount()?;
+        if fault == DiskFault::WriteBack {
+            image.unmount()?;
+            image.grow_backing(10_000)?;
+            image.mount()?;
+        }
     }
     server
         .try_start_again()

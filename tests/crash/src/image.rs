@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use meridian_compat::workspace;
+
 /// `FS_IOC_SHUTDOWN` with `NOLOGFLUSH` (2): what xfstests call godown. Unsynced data and unsynced renames vanish, as in a
 /// power cut, and every later operation on the mount fails with EIO.
 const SHUTDOWN: &str = "import fcntl, os, struct, sys\n\
@@ -37,9 +39,7 @@ pub fn unavailable() -> Option<String> {
         return Some("mounting a loop image needs root".to_owned());
     }
     for tool in ["mkfs.ext4", "mount", "umount", "python3", "truncate"] {
-        let found = std::env::var_os("PATH")
-            .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).exists()));
-        if !found {
+        if workspace::on_path(tool).is_none() {
             return Some(format!("{tool} is not installed"));
         }
     }

@@ -33,7 +33,9 @@ enum Mode {
     Power,
     /// No space is left on the disk.
     DiskFull,
-    /// The disk fails below the file system, and fsync reports it once.
+    /// The block layer fails below the file system.
+    WriteBack,
+    /// One fsync fails, and those after it report success (needs strace).
     FsyncError,
 }
 
@@ -66,6 +68,12 @@ fn run(arguments: &Arguments) -> Result<String, String> {
             rounds::run("crash-power", server, Crash::Power, &options)?
         ),
         Mode::DiskFull => format!("{:?}", faults::run("crash-disk-full", server, DiskFault::Full)?),
+        Mode::WriteBack => {
+            format!(
+                "{:?}",
+                faults::run("crash-write-back", server, DiskFault::WriteBack)?
+            )
+        }
         Mode::FsyncError => {
             format!(
                 "{:?}",
