@@ -52,9 +52,14 @@ impl Writer {
     }
 }
 
+/// Rests after each piece of work as long as it took: the disk is the writer's first.
+#[expect(clippy::disallowed_methods, reason = "the driver measures work")]
 fn run_keeper(mut keeper: Keeper, stopping: &AtomicBool) {
     while !stopping.load(Ordering::Acquire) {
-        if !keeper.step() {
+        let begin = Instant::now();
+        if keeper.step() {
+            keeper.pause(begin.elapsed());
+        } else {
             keeper.wait();
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use meridian_types::{LogPosition, RaftIndex, ShardId, Term};
@@ -49,6 +49,9 @@ pub(crate) struct Shared {
     damaged: Option<Damage>,
     pub(crate) queue: Queue,
     pub(crate) next: Next,
+    /// Every entry in files before this one is known to its shard; in later ones the round under way may have
+    /// laid some that are not.
+    pub(crate) told_before: AtomicU64,
     pub(crate) behind: Mutex<Behind>,
     pub(crate) keeper_poked: (Mutex<bool>, Condvar),
     pub(crate) counters: Counters,
@@ -83,6 +86,7 @@ impl Journal {
             queue: Queue::new(settings.queue_bytes_max),
             settings,
             next: Next::default(),
+            told_before: AtomicU64::new(0),
             behind: Mutex::default(),
             keeper_poked: (Mutex::new(false), Condvar::new()),
             counters: Counters::default(),

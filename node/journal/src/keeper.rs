@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -144,13 +144,17 @@ impl Keeper {
 
     /// Waits until there may be something to do.
     pub(crate) fn wait(&self) {
-        let pause = match self.shared.settings.durability {
+        self.pause(match self.shared.settings.durability {
             Durability::Fsync => IDLE,
             Durability::Memory => SYNC_BEHIND,
-        };
+        });
+    }
+
+    /// Waits so long, or until somebody wants something.
+    pub(crate) fn pause(&self, time: Duration) {
         let mut poked = self.shared.keeper_poked.0.lock();
         if !*poked {
-            self.shared.keeper_poked.1.wait_for(&mut poked, pause);
+            self.shared.keeper_poked.1.wait_for(&mut poked, time);
         }
         *poked = false;
     }
@@ -199,11 +203,8 @@ impl Keeper {
     /// Lets the oldest file go if the budget wants it and no shard needs it.
     fn retire(&self) -> io::Result<bool> {
         let shared = &self.shared;
-        let Some(oldest) = shared
-            .files
-            .oldest()
-            .filter(|oldest| Some(*oldest) != shared.files.newest())
-        else {
+        let told_before = shared.told_before.load(Acquire);
+        let Some(oldest) = shared.files.oldest().filter(|oldest| *oldest < told_before) else {
             return Ok(false);
         };
         // The file ahead counts whether it is there yet or not, so that an old one can become it.

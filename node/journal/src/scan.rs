@@ -153,16 +153,19 @@ impl Ahead {
     /// Whether a frame after `at` was written when everything up to beyond `at` was synced. Frames of an
     /// earlier generation are left over from before a tail was cut off; they prove nothing.
     fn proves(&self, at: u64, generation: u32) -> bool {
-        self.0
-            .iter()
-            .any(|found| found.at > at && found.generation >= generation && u64::from(found.synced_to) > at)
+        self.after(at, generation)
+            .any(|found| u64::from(found.synced_to) > at)
     }
 
     fn next(&self, at: u64, generation: u32) -> Option<u64> {
-        self.0
+        self.after(at, generation).next().map(|found| found.at)
+    }
+
+    fn after(&self, at: u64, generation: u32) -> impl Iterator<Item = &Found> {
+        let from = self.0.partition_point(|found| found.at <= at);
+        self.0[from..]
             .iter()
-            .find(|found| found.at > at && found.generation >= generation)
-            .map(|found| found.at)
+            .filter(move |found| found.generation >= generation)
     }
 }
 
@@ -208,6 +211,7 @@ pub(crate) struct Window {
 }
 
 const WINDOW_BYTES: u64 = 1 << 20;
+static ZEROS: [u8; 4096] = [0; 4096];
 
 impl Window {
     pub(crate) fn new(file: Arc<dyn DiskFile>, bytes: u64) -> Self {
@@ -277,8 +281,8 @@ impl Window {
             let mut offset = 0;
             while offset + step <= view.len() {
                 // Most of an unused tail is zeros: pass over them quickly.
-                if view.len() - offset >= 4096 && view[offset..offset + 4096] == [0; 4096] {
-                    offset += 4096;
+                if offset.is_multiple_of(ZEROS.len()) && view[offset..].starts_with(&ZEROS) {
+                    offset += ZEROS.len();
                 } else if view[offset..offset + MAGIC.len()] == MAGIC {
                     return Ok(Some(at + offset as u64));
                 } else {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use bytes::Bytes;
 use meridian_types::{LogPosition, RaftIndex, ShardId};
@@ -101,6 +101,7 @@ impl Writer {
         writer
             .open_checkpoint()
             .map_err(failed("cannot write the first checkpoint"))?;
+        writer.shared.told_before.store(writer.newest, Release);
         writer.publish_room(0, 0);
         Ok(writer)
     }
@@ -437,11 +438,11 @@ impl Writer {
                 }
             }
         }
-        let keeper_waits = self.shared.settings.bytes_max < self.shared.files.disk_bytes();
-        if keeper_waits
-            && done
-                .iter()
-                .any(|operation| matches!(operation.action, Action::Purge(_)))
+        // From here on the shards themselves say which files they need.
+        self.shared.told_before.store(self.newest, Release);
+        if done
+            .iter()
+            .any(|operation| matches!(operation.action, Action::Purge(_)))
         {
             self.shared.poke_keeper();
         }
