@@ -37,10 +37,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["types", "wire"]),
     ("cli", &["types", "wire", "journal", "node", "client"]),
     ("house", &[]),
-    ("compat", &["wire", "client"]),
-    ("crash", &["wire", "client", "compat"]),
-    ("hostile", &["wire", "client", "compat"]),
-    ("bench", &["wire", "client", "compat"]),
+    ("compat", &["types", "wire", "client"]),
+    ("crash", &["types", "wire", "client", "compat"]),
+    ("hostile", &["types", "wire", "client", "compat"]),
+    ("bench", &["types", "wire", "client", "compat"]),
 ];
 
 #[test]
