@@ -22,6 +22,41 @@ pub fn generator(directory: &Path, arguments: &[String]) -> Result<Outcome, Stri
     json(directory, "generator", command)
 }
 
+/// `meridian bench` with `arguments`, which works against any Kafka-protocol server. Errors: as [`generator`], and when
+/// the server refused records.
+pub fn meridian_bench(directory: &Path, bootstrap: &str, arguments: &[String]) -> Result<Outcome, String> {
+    let mut command = Command::new(workspace::meridian_binary()?);
+    command
+        .args(["--server", bootstrap, "--output", "json", "bench"])
+        .args(arguments);
+    let report = program::run("meridian-bench", command, directory, None, TIMEOUT)?;
+    parse_meridian_bench(&report.lines.join("\n"))
+}
+
+/// The JSON document of `meridian bench`.
+fn parse_meridian_bench(text: &str) -> Result<Outcome, String> {
+    let found: serde_json::Value =
+        serde_json::from_str(text).map_err(|e| format!("meridian bench printed '{text}': {e}"))?;
+    if found["failed_records"].as_u64() != Some(0) {
+        return Err(format!("the server refused records: {}", found["first_failure"]));
+    }
+    let (Some(bytes), Some(seconds)) = (found["value_bytes"].as_u64(), found["elapsed_s"].as_f64()) else {
+        return Err(format!("meridian bench printed '{text}'"));
+    };
+    if bytes == 0 {
+        return Err("nothing went through".to_owned());
+    }
+    let latency = &found["latency_ms"];
+    Ok(Outcome {
+        bytes,
+        window_bytes: bytes,
+        window_s: seconds,
+        p50_ms: latency["p50"].as_f64(),
+        p99_ms: latency["p99"].as_f64(),
+        p999_ms: latency["p999"].as_f64(),
+    })
+}
+
 /// librdkafka: the program in `rdkafka/produce.c`. Errors: as [`generator`].
 pub fn rdkafka(program: &Path, directory: &Path, arguments: &[String]) -> Result<Outcome, String> {
     let mut command = Command::new(program);
@@ -189,6 +224,20 @@ pub fn java_consume(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refused_records_make_a_run_of_meridian_bench_fail() {
+        let text = |failed: u32| {
+            format!(
+                r#"{{"failed_records": {failed}, "first_failure": null, "value_bytes": 3000000, "elapsed_s": 2.0,
+                    "latency_ms": {{"p50": 1.5, "p99": 2.5, "p999": 3.5}}}}"#
+            )
+        };
+        let outcome = parse_meridian_bench(&text(0)).unwrap();
+        assert_eq!(outcome.mb_per_s(), 1.5);
+        assert_eq!(outcome.p99_ms, Some(2.5));
+        assert!(parse_meridian_bench(&text(1)).is_err());
+    }
 
     #[test]
     fn the_summary_of_producer_performance_is_read() {

@@ -4,8 +4,7 @@
 //! - [`compare`]: blocks of systems and workloads, alternating; ratios and a report.
 //! - [`partitions`]: 100,000 partitions on one node.
 //! - [`profile`]: where a server spends its time under a workload.
-//! - [`generator`]: the cheap clients of our own. They share no code with the server but the making of batches, and run
-//!   as processes of their own, as every client here does.
+//! - [`generator`]: a client of our own for latencies. Every client is a process of its own; most are others' programs.
 #![expect(
     clippy::disallowed_methods,
     reason = "a benchmark drives real processes, sockets and clocks"

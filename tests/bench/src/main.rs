@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use meridian_bench::generator::{fetch, outcome::Outcome, paced, prepared};
+use meridian_bench::generator::{outcome::Outcome, paced};
 use meridian_bench::{compare, partitions, profile, report};
 
 /// Meridian beside Apache Kafka on this machine.
@@ -29,12 +29,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Generate {
-    /// Prepared batches as fast as they are acknowledged.
-    Produce(prepared::Options),
     /// One record per request on a fixed schedule.
     Paced(paced::Options),
-    /// Read a topic over and over.
-    Consume(fetch::Options),
 }
 
 fn main() -> ExitCode {
@@ -42,9 +38,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run(&options),
         Command::Partitions(options) => partitions::run(&options),
         Command::Profile(options) => profile::run(&options),
-        Command::Generate(Generate::Produce(options)) => print(prepared::run(&options)),
         Command::Generate(Generate::Paced(options)) => print(paced::run(&options)),
-        Command::Generate(Generate::Consume(options)) => print(fetch::run(&options)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

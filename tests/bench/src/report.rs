@@ -240,8 +240,7 @@ fn interval(estimate: Estimate) -> String {
 
 /// Writes `docs/benchmarks/DATE-NAME.md` and `.json`; gives the first. Errors: the files cannot be written.
 pub fn store(run: &Run, name: &str) -> Result<PathBuf, String> {
-    let folder = meridian_compat::workspace::root().join("docs/benchmarks");
-    let path = folder.join(format!("{}-{name}.md", run.date));
+    let path = path(&run.date, name);
     let json = serde_json::to_string_pretty(run).expect("a run is plain data");
     let write = |path: &Path, text: &str| {
         std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
@@ -249,4 +248,11 @@ pub fn store(run: &Run, name: &str) -> Result<PathBuf, String> {
     write(&path, &markdown(run))?;
     write(&path.with_extension("json"), &(json + "\n"))?;
     Ok(path)
+}
+
+/// Where a report of that day lies.
+pub fn path(date: &str, name: &str) -> PathBuf {
+    meridian_compat::workspace::root()
+        .join("docs/benchmarks")
+        .join(format!("{date}-{name}.md"))
 }

@@ -13,8 +13,9 @@ use crate::system::{Running, System};
 
 /// Bytes of every record.
 const RECORD_BYTES: u64 = 1024;
-/// Records read by the consumers: below the 512 MiB that a node of ours keeps in memory, and below any page cache.
-const CONSUMED_RECORDS: u64 = 400_000;
+/// Records per second, for two seconds, that consumers read then: 410 MB, below the 512 MiB that a node of ours keeps in
+/// memory, and below any page cache.
+const FILL_RATE: u64 = 200_000;
 /// Records per second of the latency workloads.
 const RATE: u64 = 20_000;
 
@@ -34,7 +35,7 @@ pub enum Workload {
     JavaPaced,
     /// Java's `ProducerPerformance`, 16 partitions, 64 KiB batches, linger 5 ms.
     Java,
-    /// 4 connections of our own read 400 MB that were just produced, over and over.
+    /// Two consumers of `meridian bench` read 410 MB that were just produced, over and over.
     Consume,
     /// Java's `ConsumerPerformance` reads the same.
     JavaConsume,
@@ -193,12 +194,12 @@ impl Workload {
             rdkafka,
         };
         std::fs::create_dir_all(&work.directory).map_err(|e| format!("cannot make a directory: {e}"))?;
-        work.prepare()?;
+        let filled = work.prepare()?;
         // What an earlier workload left unwritten is not this one's burden.
         rustix::fs::sync();
         let before = (machine::process_cpu_s(on.pid()), machine::ended_children_cpu_s());
         let (machine_before, start) = (MachineCpu::now(), std::time::Instant::now());
-        let outcome = work.measure()?;
+        let outcome = work.measure(filled)?;
         let server_s = machine::process_cpu_s(on.pid()) - before.0;
         let client_s = machine::ended_children_cpu_s() - before.1;
         let (machine_after, elapsed_s) = (MachineCpu::now(), start.elapsed().as_secs_f64());
@@ -219,23 +220,29 @@ impl Workload {
     }
 }
 
-/// Takes `bytes` of records into a running system, as [`Workload::Prepared16`] does. Errors: as [`Workload::run`].
+/// Takes at least `bytes` of records into a running system, as [`Workload::Prepared16`] does; gives the last seconds of it.
+///
+/// Errors: as [`Workload::run`].
 pub fn warm(on: &Running, topic: &str, bytes: u64) -> Result<Outcome, String> {
     // Kafka with a flush for every message would take minutes; its flushing is warmed by the workloads themselves.
     let unflushed = [("flush.messages", "9223372036854775807")];
     let configs: &[(&str, &str)] = if on.system == System::K1 { &unflushed } else { &[] };
     on.create_topic(topic, 16, configs)?;
-    let outcome = fill(on.server.bootstrap(), topic, on.server.directory(), bytes)?;
-    on.delete_topic(topic)?;
-    Ok(outcome)
+    let mut taken = 0;
+    loop {
+        let arguments = format!("{PREPARED} --topic {topic} --partitions 16 --duration 3s");
+        let outcome =
+            client::meridian_bench(on.server.directory(), on.server.bootstrap(), &words(&arguments))?;
+        taken += outcome.bytes;
+        if taken >= bytes {
+            on.delete_topic(topic)?;
+            return Ok(outcome);
+        }
+    }
 }
 
-fn fill(bootstrap: &str, topic: &str, directory: &Path, bytes: u64) -> Result<Outcome, String> {
-    let arguments = format!(
-        "produce --bootstrap {bootstrap} --topic {topic} --partitions 16 --warm-s 0 --seconds 300 --bytes {bytes}"
-    );
-    client::generator(directory, &words(&arguments))
-}
+/// 64 producers with prepared batches; every second counts.
+const PREPARED: &str = "produce --prepared --producers 64 --warmup 0s";
 
 fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
@@ -252,16 +259,27 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// What does not count.
-    fn prepare(&self) -> Result<(), String> {
-        if matches!(self.workload, Workload::Consume | Workload::JavaConsume) {
-            let bytes = CONSUMED_RECORDS * RECORD_BYTES;
-            fill(self.bootstrap, self.topic, &self.directory, bytes)?;
-        }
-        Ok(())
+    /// What does not count. Gives the bytes that consumers will find.
+    fn prepare(&self) -> Result<u64, String> {
+        let (topic, partitions) = (self.topic, self.workload.partitions());
+        let arguments = match self.workload {
+            Workload::Consume | Workload::JavaConsume => {
+                format!(
+                    "{PREPARED} --topic {topic} --partitions {partitions} --rate {FILL_RATE} --duration 2s"
+                )
+            }
+            // `meridian bench` has no bytes of its warm-up to divide the server's CPU time by.
+            Workload::Prepared16 | Workload::Prepared1000 => {
+                let warm_s = self.length.warm_s;
+                format!("{PREPARED} --topic {topic} --partitions {partitions} --duration {warm_s}s")
+            }
+            _ => return Ok(0),
+        };
+        client::meridian_bench(&self.directory, self.bootstrap, &words(&arguments))
+            .map(|outcome| outcome.bytes)
     }
 
-    fn measure(&self) -> Result<Outcome, String> {
+    fn measure(&self, filled: u64) -> Result<Outcome, String> {
         let Length {
             seconds,
             warm_s,
@@ -295,20 +313,28 @@ impl Work<'_> {
                 client::rdkafka(program, &self.directory, &words(&text))
             }
             Workload::Prepared16 | Workload::Prepared1000 => {
-                client::generator(&self.directory, &words(&format!("produce {common}")))
+                let topic = self.topic;
+                let text =
+                    format!("{PREPARED} --topic {topic} --partitions {partitions} --duration {seconds}s");
+                client::meridian_bench(&self.directory, self.bootstrap, &words(&text))
             }
             Workload::Paced => {
                 client::generator(&self.directory, &words(&format!("paced {common} --rate {RATE}")))
             }
-            Workload::Consume => client::generator(&self.directory, &words(&format!("consume {common}"))),
+            Workload::Consume => {
+                let text = format!(
+                    "consume --again --consumers 2 --topic {} --duration {seconds}s",
+                    self.topic
+                );
+                client::meridian_bench(&self.directory, self.bootstrap, &words(&text))
+            }
             Workload::JavaPaced => java((seconds * RATE as f64) as u64, Some(RATE), 0),
             Workload::Java => java(java_records, None, 5),
             Workload::JavaConsume => client::java_consume(
                 &self.directory,
                 self.bootstrap,
                 self.topic,
-                // The last batches of a producer may hold less than was asked for.
-                CONSUMED_RECORDS * 99 / 100,
+                filled / RECORD_BYTES,
                 RECORD_BYTES,
             ),
         }

@@ -1,8 +1,6 @@
-//! Load generators that cost next to nothing, so that the server is what is measured. All speak the plain protocol over
-//! blocking sockets, one thread for each connection.
+//! The one load generator of our own: precise timing for latencies. Throughput is measured with `meridian bench`, whose
+//! timers are those of its runtime, a millisecond coarse.
 
 pub mod connection;
-pub mod fetch;
 pub mod outcome;
 pub mod paced;
-pub mod prepared;

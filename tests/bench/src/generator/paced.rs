@@ -10,7 +10,6 @@ use hdrhistogram::Histogram;
 
 use super::connection::{Prepared, Responses, check_produced, connect};
 use super::outcome::{Outcome, latencies};
-use super::prepared::{correlation, micros};
 
 /// Options of `generate paced`.
 #[derive(Clone, Debug, clap::Args)]
@@ -132,4 +131,31 @@ fn read(
         }
     }
     Ok(latencies)
+}
+
+/// Correlation ids wrap around.
+fn correlation(request: usize) -> i32 {
+    (request & 0x7fff_ffff) as i32
+}
+
+/// Whole microseconds, at least 1.
+fn micros(latency: Duration) -> u64 {
+    u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_due_at_even_intervals_whatever_the_server_does() {
+        let start = Instant::now();
+        let schedule = Schedule {
+            start,
+            rate: 20_000.0,
+        };
+        assert_eq!(schedule.due(0), start);
+        assert_eq!(schedule.due(20_000) - start, Duration::from_secs(1));
+        assert_eq!(schedule.due(3) - schedule.due(2), Duration::from_micros(50));
+    }
 }
