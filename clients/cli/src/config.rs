@@ -69,12 +69,12 @@ impl SettingArgs {
             })?;
             flags.push((key, value.to_owned()));
         }
-        Config::load(self.config.as_deref(), &flags).map_err(refused)
+        Config::load(self.config.as_deref(), &flags).map_err(|error| refused(&error))
     }
 }
 
-fn refused(error: ConfigError) -> CliError {
-    let advice = match &error {
+fn refused(error: &ConfigError) -> CliError {
+    let advice = match error {
         ConfigError::File { .. } => "name a file that can be read with --config, or leave it out",
         _ => "`meridian config explain` lists every setting with its meaning",
     };

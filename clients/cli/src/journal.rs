@@ -60,7 +60,8 @@ fn open(place: &WhereArgs) -> Result<RealDisk, CliError> {
                 .advise("name the directory that `meridian serve --data DIR` writes to"),
         );
     }
-    RealDisk::open(&directory)
+    // A node may be running on it.
+    RealDisk::open_unlocked(&directory)
         .map_err(|error| CliError::failed(format!("cannot open {}: {error}", directory.display())))
 }
 

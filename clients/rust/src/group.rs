@@ -362,7 +362,7 @@ impl GroupConsumer {
         match commit(&self.shared, &new).await {
             Ok(()) => self.committed.extend(new),
             Err(error) => {
-                tracing::warn!(group = self.shared.settings.group, %error, "offsets were not stored")
+                tracing::warn!(group = self.shared.settings.group, %error, "offsets were not stored");
             }
         }
     }

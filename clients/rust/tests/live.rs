@@ -1,6 +1,11 @@
 //! Against a real server: `MERIDIAN_TEST_BOOTSTRAP=HOST:PORT cargo test -p meridian-client --test live`.
 //! Without the variable each test says that it is skipped.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where it stopped"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -69,7 +69,7 @@ impl EndToEndArgs {
         let cluster = self.target.prepare(context).await?;
         let before = verify::ends(&cluster, &self.target.topic, self.target.partitions).await?;
         let reading = Cluster::connect(context.cluster_settings()).await?;
-        let mut consumer = Consumer::start(&reading, ConsumerSettings::default());
+        let consumer = Consumer::start(&reading, ConsumerSettings::default());
         let assignment: Vec<_> = before
             .iter()
             .map(|(index, end)| (self.target.topic.clone(), *index, StartAt::Offset(*end)))
@@ -114,7 +114,7 @@ impl EndToEndArgs {
         let args = Arc::new(self);
         let count = produce(&producer, &args, schedule, run).await?;
         // A receiver that is gone has failed, and says so below.
-        drop(sent.send(Some(count)));
+        let _ = sent.send(Some(count));
         let (totals, verifier) = read
             .await
             .map_err(|error| CliError::failed(format!("the consumer ended badly: {error}")))??;

@@ -94,7 +94,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         let (expired, expires_at) = shared.accumulator.lock().expire(Instant::now());
         for (key, batch) in expired {
-            driver.fail_expired(&key, batch);
+            driver.fail_expired(&key, &batch);
         }
         let next = driver.send_ready().await;
         if shared.accumulator.lock().is_done() {
@@ -339,7 +339,7 @@ impl Driver {
         }
     }
 
-    fn fail_expired(&self, key: &Key, batch: Batch) {
+    fn fail_expired(&self, key: &Key, batch: &Batch) {
         let failure = ProduceError::Expired {
             topic: key.0.to_string(),
             partition: key.1,
@@ -348,7 +348,7 @@ impl Driver {
                 "it was never sent: the partition had no leader, or the broker did not keep up".into()
             }),
         };
-        self.release(&batch, Err(failure));
+        self.release(batch, Err(failure));
     }
 
     fn release(&self, batch: &Batch, result: Result<Acknowledged, ProduceError>) {
