@@ -134,7 +134,7 @@ fn wrong_usage_is_status_2_and_says_what_was_expected() {
         ),
         (&["group", "delete", "g"], "--yes"),
         (&["bench", "produce", "--size", "3"], "24 bytes"),
-        (&["bench", "produce", "--rate", "-1"], "rate"),
+        (&["bench", "produce", "--rate=-1"], "rate"),
         (&["bench", "end-to-end", "--rate", "0"], "rate"),
         (
             &["config", "check", "--set", "journal.bytes_maxx=1"],

@@ -202,15 +202,14 @@ fn a_session_from_the_first_topic_to_the_last() {
             "readers",
             "--topic",
             "orders",
-            "--to-offset",
-            "1",
+            "--to-earliest",
             "--yes",
         ],
     );
     let behind = node.json("group.describe", &["group", "describe", "readers"]);
     assert_eq!(
         (&behind["state"], &behind["lag"]),
-        (&"Empty".into(), &5.into()),
+        (&"Empty".into(), &6.into()),
         "{behind}"
     );
     assert_eq!(
