@@ -1,6 +1,7 @@
 //! Cuts a connection's byte stream into request frames.
 
 use std::io::ErrorKind;
+use std::ops::Range;
 
 use bytes::BytesMut;
 use thiserror::Error;
@@ -13,18 +14,55 @@ use crate::settings::Limits;
 
 /// Bytes of the length in front of each frame.
 const PREFIX_BYTES: usize = 4;
-/// Read ahead in one go, so that small pipelined requests do not cost two system calls each.
-const READ_AHEAD_BYTES: usize = 16 << 10;
+/// Read ahead in one go, so that small pipelined requests do not cost two system calls each. Larger ones read the
+/// rest straight into their own memory. A connection keeps this buffer from its first request on.
+const READ_AHEAD_BYTES: usize = 4 << 10;
 
 /// Reads frames, each into memory of exactly its own size: a batch cut out of a frame keeps that frame
 /// alive and nothing else.
 pub(crate) struct FrameReader {
     socket: OwnedReadHalf,
-    /// What has been read beyond the last frame. Has no memory while the connection is idle.
-    ahead: BytesMut,
+    ahead: Ahead,
     limits: Limits,
     node: FrameBudget,
     connection: ByteBudget,
+}
+
+/// What has been read beyond the last frame.
+#[derive(Default)]
+struct Ahead {
+    /// Empty until it is needed.
+    buffer: Vec<u8>,
+    filled: Range<usize>,
+}
+
+impl Ahead {
+    fn len(&self) -> usize {
+        self.filled.len()
+    }
+
+    /// Room behind what is there, never empty while less than a whole buffer is there.
+    fn room(&mut self) -> &mut [u8] {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; READ_AHEAD_BYTES];
+        }
+        if self.filled.start > 0 {
+            self.buffer.copy_within(self.filled.clone(), 0);
+            self.filled = 0..self.filled.len();
+        }
+        &mut self.buffer[self.filled.end..]
+    }
+
+    fn fill(&mut self, bytes: usize) {
+        self.filled.end += bytes;
+    }
+
+    /// Takes the first `bytes`, which must be there.
+    fn take(&mut self, bytes: usize) -> &[u8] {
+        let taken = self.filled.start..self.filled.start + bytes;
+        self.filled.start = taken.end;
+        &self.buffer[taken]
+    }
 }
 
 /// One request as it came, without its length prefix.
@@ -58,7 +96,7 @@ impl FrameReader {
         let connection = ByteBudget::new(limits.connection_bytes_in_flight_max);
         Self {
             socket,
-            ahead: BytesMut::new(),
+            ahead: Ahead::default(),
             limits,
             node,
             connection,
@@ -68,16 +106,16 @@ impl FrameReader {
     /// Waits until a next frame has begun to arrive; false when the peer has closed the connection.
     /// Safe to cancel.
     pub(crate) async fn begun(&mut self) -> Result<bool, FrameError> {
-        if !self.ahead.is_empty() {
+        if self.ahead.len() > 0 {
             return Ok(true);
         }
         loop {
-            // An idle connection holds no buffer, not even after a false alarm.
-            self.ahead = BytesMut::new();
             self.socket.readable().await?;
-            self.ahead = BytesMut::with_capacity(READ_AHEAD_BYTES);
-            match self.socket.try_read_buf(&mut self.ahead) {
-                Ok(read) => return Ok(read > 0),
+            match self.socket.try_read(self.ahead.room()) {
+                Ok(read) => {
+                    self.ahead.fill(read);
+                    return Ok(read > 0);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
             }
@@ -88,18 +126,13 @@ impl FrameReader {
     /// the socket.
     pub(crate) async fn frame(&mut self) -> Result<Frame, FrameError> {
         let deadline = Instant::now() + self.limits.frame_timeout;
-        while self.ahead.len() < PREFIX_BYTES {
-            let read = timeout_at(deadline, self.socket.read_buf(&mut self.ahead)).await;
-            match read.map_err(|_| FrameError::TooSlow { announced_bytes: 0 })?? {
-                0 => return Err(FrameError::CutShort { announced_bytes: 0 }),
-                _ => continue,
-            }
-        }
+        self.read_ahead(PREFIX_BYTES, 0, deadline).await?;
         let length = self.length()?;
         let connection = self.connection.take(length).await;
         let pool = self.node.pool(length).clone();
         if length > FrameBudget::ORDINARY_BYTES_MAX {
-            self.some_of_it_is_here(length, deadline).await?;
+            // It gets memory only when its peer has shown that it sends more than a length.
+            self.read_ahead(READ_AHEAD_BYTES / 2, length, deadline).await?;
         }
         let node = pool.take(length).await;
         // The peer's time does not run while it waits for our memory.
@@ -115,8 +148,8 @@ impl FrameReader {
     }
 
     fn length(&mut self) -> Result<usize, FrameError> {
-        let prefix = self.ahead.split_to(PREFIX_BYTES);
-        let announced = i32::from_be_bytes(prefix[..].try_into().expect("split to the prefix's length"));
+        let prefix = self.ahead.take(PREFIX_BYTES);
+        let announced = i32::from_be_bytes(prefix.try_into().expect("taken with the prefix's length"));
         let bytes_max = self.limits.frame_bytes_max;
         // A request header has 8 bytes or more.
         usize::try_from(announced)
@@ -125,19 +158,18 @@ impl FrameReader {
             .ok_or(FrameError::Length { announced, bytes_max })
     }
 
-    /// A large frame gets memory only when its peer has shown that it sends more than a length.
-    async fn some_of_it_is_here(&mut self, length: usize, deadline: Instant) -> Result<(), FrameError> {
-        while self.ahead.len() < READ_AHEAD_BYTES / 2 {
-            let read = timeout_at(deadline, self.socket.read_buf(&mut self.ahead)).await;
-            match read.map_err(|_| FrameError::TooSlow {
-                announced_bytes: length,
-            })?? {
-                0 => {
-                    return Err(FrameError::CutShort {
-                        announced_bytes: length,
-                    });
-                }
-                _ => continue,
+    /// Reads on until `bytes` are there, which must fit the buffer.
+    async fn read_ahead(
+        &mut self,
+        bytes: usize,
+        announced_bytes: usize,
+        deadline: Instant,
+    ) -> Result<(), FrameError> {
+        while self.ahead.len() < bytes {
+            let read = timeout_at(deadline, self.socket.read(self.ahead.room())).await;
+            match read.map_err(|_| FrameError::TooSlow { announced_bytes })?? {
+                0 => return Err(FrameError::CutShort { announced_bytes }),
+                read => self.ahead.fill(read),
             }
         }
         Ok(())
@@ -151,7 +183,7 @@ impl FrameReader {
     ) -> Result<BytesMut, FrameError> {
         let mut body = BytesMut::with_capacity(length);
         let here = self.ahead.len().min(length);
-        body.extend_from_slice(&self.ahead.split_to(here));
+        body.extend_from_slice(self.ahead.take(here));
         while body.len() < length {
             let rest = (length - body.len()) as u64;
             // `take` keeps the read from running into the next frame.
