@@ -137,25 +137,63 @@ func consume(ctx context.Context, topic string, each func(*kgo.Record)) {
 }
 
 // followLog TOPIC FILE: appends `PARTITION OFFSET VALUE` for each record it reads, through every crash, until SIGTERM.
+// It commits what it has read every now and then, and appends `commit PARTITION OFFSET` for each commit that succeeded.
 func followLog(topic, path string) {
 	file, err := os.Create(path)
 	must(err, "creating the log of what was read")
 	out := bufio.NewWriter(file)
-	consume(terminated(), topic, func(r *kgo.Record) {
+	stop := terminated()
+	var mutex sync.Mutex
+	read := map[int32]int64{}
+	var committing sync.WaitGroup
+	committing.Add(1)
+	go func() {
+		defer committing.Done()
+		adm := admin()
+		defer adm.Close()
+		for stop.Err() == nil {
+			time.Sleep(100 * time.Millisecond)
+			offsets := kadm.Offsets{}
+			mutex.Lock()
+			for partition, next := range read {
+				offsets.AddOffset(topic, partition, next, -1)
+			}
+			mutex.Unlock()
+			// A commit that fails, or whose answer is lost, may be there or not.
+			if len(offsets) == 0 || adm.CommitAllOffsets(stop, groupOf(topic), offsets) != nil {
+				continue
+			}
+			mutex.Lock()
+			offsets.Each(func(o kadm.Offset) { fmt.Fprintf(out, "commit %d %d\n", o.Partition, o.At) })
+			mutex.Unlock()
+		}
+	}()
+	consume(stop, topic, func(r *kgo.Record) {
+		mutex.Lock()
+		defer mutex.Unlock()
 		fmt.Fprintf(out, "%d %d %s\n", r.Partition, r.Offset, r.Value)
+		read[r.Partition] = r.Offset + 1
 	})
+	committing.Wait()
 	must(out.Flush(), "writing the log of what was read")
 }
 
-// readLog TOPIC: prints `PARTITION OFFSET VALUE` for each record up to the end, then `end PARTITION OFFSET`.
+func groupOf(topic string) string { return topic + "-group" }
+
+// readLog TOPIC: prints `end PARTITION OFFSET` and `committed PARTITION OFFSET`, then `PARTITION OFFSET VALUE` for each
+// record up to the end.
 func readLog(topic string) {
 	adm := admin()
 	ends, err := adm.ListEndOffsets(within(), topic)
 	must(err, "listing end offsets")
 	must(ends.Error(), "listing end offsets")
+	committed, err := adm.FetchOffsets(within(), groupOf(topic))
+	must(err, "reading the committed offsets")
+	must(committed.Error(), "reading the committed offsets")
 	adm.Close()
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
+	committed.Each(func(o kadm.OffsetResponse) { fmt.Fprintf(out, "committed %d %d\n", o.Partition, o.At) })
 	left := map[int32]int64{}
 	ends.Each(func(o kadm.ListedOffset) {
 		fmt.Fprintf(out, "end %d %d\n", o.Partition, o.Offset)

@@ -60,6 +60,15 @@ pub enum Violation {
         /// The offset it had read before.
         last_offset: u64,
     },
+    /// A committed offset of the group is gone, or an older one is back.
+    CommitLost {
+        /// The partition.
+        partition: u32,
+        /// The last offset whose commit was answered.
+        committed: u64,
+        /// The committed offset afterwards.
+        now: Option<u64>,
+    },
     /// Two records at one offset, or offsets that fall, in one reading of the log.
     Disordered {
         /// The record that does not come after the one before it.
@@ -102,6 +111,14 @@ impl fmt::Display for Violation {
             } => {
                 write!(f, "REREAD: a consumer read {observed} after offset {last_offset}")
             }
+            Self::CommitLost {
+                partition,
+                committed,
+                now,
+            } => write!(
+                f,
+                "COMMIT LOST: offset {committed} of partition {partition} was committed, now it is {now:?}"
+            ),
             Self::Disordered { found, last_offset } => {
                 write!(f, "DISORDERED: {found} after offset {last_offset}")
             }
@@ -138,6 +155,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     check_once(&places, &mut violations);
     check_log(history, &mut violations);
     check_observed(history, &mut violations);
+    check_committed(history, &mut violations);
     violations
 }
 
@@ -235,6 +253,21 @@ fn check_observed(history: &History, violations: &mut Vec<Violation>) {
             violations.push(Violation::Reread {
                 observed,
                 last_offset,
+            });
+        }
+    }
+}
+
+/// A commit that was not answered may have been made: the offset afterwards may be later than the last answered one.
+fn check_committed(history: &History, violations: &mut Vec<Violation>) {
+    let last: BTreeMap<u32, u64> = history.committed.iter().copied().collect();
+    for (partition, committed) in last {
+        let now = history.committed_afterwards.get(&partition).copied();
+        if now.is_none_or(|now| now < committed) {
+            violations.push(Violation::CommitLost {
+                partition,
+                committed,
+                now,
             });
         }
     }

@@ -33,6 +33,10 @@ pub struct History {
     pub sent: BTreeMap<(u32, u32), u64>,
     /// What a consumer read while the faults happened, in its order.
     pub observed: Vec<Placed>,
+    /// Offsets that the consumer has committed for its group, by partition, in the order of the answers.
+    pub committed: Vec<(u32, u64)>,
+    /// The committed offsets after the last fault.
+    pub committed_afterwards: BTreeMap<u32, u64>,
     /// The whole log after the last fault, each partition in the order of its offsets.
     pub log: Vec<Placed>,
 }
@@ -70,7 +74,10 @@ impl History {
     ///
     /// Errors: the first line in another form.
     pub fn add_log(&mut self, text: &str) -> Result<(), String> {
-        self.log.extend(parse_placed(text)?);
+        let (offsets, records) = split(text, "committed ");
+        self.committed_afterwards.extend(parse_offsets(&offsets)?);
+        let (_, records) = split(&records, "end ");
+        self.log.extend(parse_placed(&records)?);
         Ok(())
     }
 
@@ -78,7 +85,9 @@ impl History {
     ///
     /// Errors: the first line in another form.
     pub fn add_observations(&mut self, text: &str) -> Result<(), String> {
-        self.observed.extend(parse_placed(text)?);
+        let (offsets, records) = split(text, "commit ");
+        self.committed.extend(parse_offsets(&offsets)?);
+        self.observed.extend(parse_placed(&records)?);
         Ok(())
     }
 }
@@ -99,10 +108,34 @@ fn parse_value(words: &[&str]) -> Option<Value> {
     })
 }
 
-/// Lines `PARTITION OFFSET PRODUCER PARTITION SEQUENCE`; lines `end ..` are passed over.
+/// The lines that begin with `start`, without it, and the others.
+fn split(text: &str, start: &str) -> (String, String) {
+    let mut parts = (String::new(), String::new());
+    for line in text.lines() {
+        let (part, line) = match line.strip_prefix(start) {
+            Some(rest) => (&mut parts.0, rest),
+            None => (&mut parts.1, line),
+        };
+        part.push_str(line);
+        part.push('\n');
+    }
+    parts
+}
+
+/// Lines `PARTITION OFFSET`.
+fn parse_offsets(text: &str) -> Result<Vec<(u32, u64)>, String> {
+    let parsed = |line: &str| {
+        let (partition, offset) = line.split_once(' ')?;
+        Some((partition.parse().ok()?, offset.parse().ok()?))
+    };
+    text.lines()
+        .map(|line| parsed(line).ok_or_else(|| malformed(line)))
+        .collect()
+}
+
+/// Lines `PARTITION OFFSET PRODUCER PARTITION SEQUENCE`.
 fn parse_placed(text: &str) -> Result<Vec<Placed>, String> {
     text.lines()
-        .filter(|line| !line.starts_with("end "))
         .map(|line| {
             let words: Vec<&str> = line.split(' ').collect();
             let [partition, offset, value @ ..] = words.as_slice() else {
@@ -130,8 +163,10 @@ mod tests {
         history
             .add_acknowledgements("ack 1 0 7 42\nsent 1 0 9\n")
             .unwrap();
-        history.add_log("end 0 43\n0 42 1 0 7\n").unwrap();
-        history.add_observations("0 42 1 0 7\n").unwrap();
+        history.add_log("end 0 43\ncommitted 0 41\n0 42 1 0 7\n").unwrap();
+        history.add_observations("0 42 1 0 7\ncommit 0 40\n").unwrap();
+        assert_eq!(history.committed, [(0, 40)]);
+        assert_eq!(history.committed_afterwards[&0], 41);
         assert_eq!(history.acknowledged, history.log);
         assert_eq!(history.observed, history.log);
         assert_eq!(history.sent[&(1, 0)], 9);

@@ -55,6 +55,8 @@ pub struct Outcome {
     pub stored: usize,
     /// Records that the consumer saw while the server crashed.
     pub observed: usize,
+    /// Commits of offsets that were answered, none of them undone.
+    pub commits: usize,
     /// Longest time from the start of the process until it was ready.
     pub longest_start: Duration,
 }
@@ -160,6 +162,7 @@ fn rounds(
         acknowledged: history.acknowledged.len(),
         stored: history.log.len(),
         observed: history.observed.len(),
+        commits: history.committed.len(),
         longest_start,
     })
 }

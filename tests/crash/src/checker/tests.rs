@@ -25,6 +25,8 @@ fn sound() -> History {
         acknowledged: log.clone(),
         sent: BTreeMap::from([((0, 0), 3), ((1, 0), 3)]),
         observed: log.clone(),
+        committed: vec![(0, 2), (0, 5)],
+        committed_afterwards: BTreeMap::from([(0, 5)]),
         log,
     }
 }
@@ -164,4 +166,21 @@ fn offsets_that_do_not_rise_are_detected() {
         }),
         "{violations:?}"
     );
+}
+
+#[test]
+fn a_committed_offset_that_is_gone_or_older_is_detected() {
+    let mut history = sound();
+    for now in [None, Some(2)] {
+        history.committed_afterwards = now.map(|offset| (0, offset)).into_iter().collect();
+        let lost = Violation::CommitLost {
+            partition: 0,
+            committed: 5,
+            now,
+        };
+        assert_eq!(check(&history), [lost]);
+    }
+    // A commit whose answer was lost.
+    history.committed_afterwards = BTreeMap::from([(0, 6)]);
+    assert_eq!(check(&history), []);
 }
