@@ -4,9 +4,11 @@
     write BOOTSTRAP PREFIX           the records of records.py into PREFIX-CODEC for every codec
     dump BOOTSTRAP TOPIC...          prints what it reads
     member BOOTSTRAP TOPIC GROUP ASSIGNOR   a group member, until it is killed
+    load BOOTSTRAP TOPIC PARTITIONS PRODUCER RATE FILE   for the crash tests: as `load` of ../go/load.go, one producer
 """
 
 import functools
+import signal
 import subprocess
 import sys
 import threading
@@ -586,6 +588,50 @@ def check(bootstrap, prefix, relay):
     return checks.failed
 
 
+def load(bootstrap, topic, partitions, producer, rate, path):
+    stopping = []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    client = producer_for(
+        bootstrap,
+        enable_idempotence=True,
+        compression_type="zstd",
+        # Without a deadline: an idempotent producer retries until it knows.
+        message_timeout_ms=0,
+        socket_timeout_ms=10000,
+        retry_backoff_ms=20,
+        reconnect_backoff_ms=20,
+        reconnect_backoff_max_ms=200,
+        queue_buffering_max_messages=2000,
+    )
+    sequences, errors = [0] * partitions, []
+    with open(path, "w", buffering=1) as out:
+
+        def report(error, message):
+            if error:
+                errors.append("record %s: %s" % (message.value(), error))
+            else:
+                out.write("ack %s %d\n" % (message.value().decode(), message.offset()))
+
+        sent = 0
+        started = time.monotonic()
+        while not stopping and not errors:
+            client.poll(0.01)
+            while sent < rate * (time.monotonic() - started) and not stopping:
+                partition = sent % partitions
+                value = "%d %d %d" % (producer, partition, sequences[partition])
+                try:
+                    client.produce(topic, value.encode(), partition=partition, on_delivery=report)
+                except BufferError:
+                    # As much is in flight as may be; the server is away.
+                    break
+                sequences[partition] += 1
+                sent += 1
+        equal(client.flush(60), 0, "records in flight that were not settled")
+        equal(errors, [], "delivery errors")
+        for partition, count in enumerate(sequences):
+            out.write("sent %d %d %d\n" % (producer, partition, count))
+
+
 def main():
     verb, bootstrap, *rest = sys.argv[1:]
     if verb == "check":
@@ -601,6 +647,9 @@ def main():
                 print(line)
     elif verb == "member":
         member(bootstrap, *rest)
+    elif verb == "load":
+        topic, partitions, producer, rate, path = rest
+        load(bootstrap, topic, int(partitions), int(producer), int(rate), path)
     else:
         sys.exit("unknown verb %r" % verb)
 

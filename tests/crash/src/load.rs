@@ -1,4 +1,4 @@
-//! Load on a server that crashes: idempotent producers (franz-go) that log what is acknowledged, and a consumer that
+//! Load on a server that crashes: idempotent producers (franz-go, and librdkafka where it is set up) that log what is acknowledged, and a consumer that
 //! follows. They are processes of their own, so that nothing of them dies with the server.
 
 use std::path::{Path, PathBuf};
@@ -36,60 +36,82 @@ impl Default for LoadOptions {
 
 /// Producers and a consumer that run.
 pub struct Load {
-    producers: Process,
+    /// Each with the file of its acknowledgements.
+    producers: Vec<(Process, PathBuf)>,
     consumer: Process,
-    acknowledgements: PathBuf,
     observations: PathBuf,
 }
 
 impl Load {
-    /// Creates the topic and starts the clients. They work through `bootstrap` and log into `directory`.
+    /// Creates the topic and starts the clients, which log into `directory`.
     ///
-    /// Errors: the client is not set up; the server refuses the topic.
+    /// Errors: the Go client is not set up; the server refuses the topic.
     pub fn start(server: &Server, directory: &Path, options: LoadOptions) -> Result<Self, String> {
         if let Some(reason) = Program::Franz.missing() {
             return Err(reason);
         }
         create_topic(server, options.partitions)?;
-        let acknowledgements = directory.join("acknowledgements");
-        let observations = directory.join("observations");
-        let start = |verb: &str, arguments: &[String]| {
-            let mut command = Program::Franz.command();
+        let start = |program: Program, verb: &str, arguments: &[String]| {
+            let mut command = program.command();
             command.args([verb, server.bootstrap(), TOPIC]).args(arguments);
-            let out = directory.join(format!("{verb}.out"));
-            let log = directory.join(format!("{verb}.log"));
-            Process::start(verb, command, &out, &log)
+            let name = format!("{verb}-{}", program.name());
+            let out = directory.join(format!("{name}.out"));
+            let log = directory.join(format!("{name}.log"));
+            Process::start(&name, command, &out, &log)
         };
-        let numbers = [options.partitions, options.producers, options.records_per_second];
-        let mut arguments: Vec<String> = numbers.iter().map(u32::to_string).collect();
-        arguments.push(acknowledgements.display().to_string());
+        let producer = |program: Program, numbers: [u32; 3]| {
+            let file = directory.join(format!("acknowledgements-{}", program.name()));
+            let mut arguments: Vec<String> = numbers.iter().map(u32::to_string).collect();
+            arguments.push(file.display().to_string());
+            (start(program, "load", &arguments), file)
+        };
+        let LoadOptions {
+            partitions,
+            producers: count,
+            records_per_second: rate,
+        } = options;
+        let mut producers = vec![producer(Program::Franz, [partitions, count, rate])];
+        if Program::Confluent.missing().is_none() {
+            // One more producer, with the next number.
+            producers.push(producer(Program::Confluent, [partitions, count, rate]));
+        }
+        let observations = directory.join("observations");
         Ok(Self {
-            producers: start("load", &arguments),
-            consumer: start("follow", &[observations.display().to_string()]),
-            acknowledgements,
+            producers,
+            consumer: start(Program::Franz, "follow", &[observations.display().to_string()]),
             observations,
         })
     }
 
-    /// Bytes of acknowledgements so far: grows while the server acknowledges.
-    pub fn progress(&self) -> u64 {
-        std::fs::metadata(&self.acknowledgements).map_or(0, |m| m.len())
+    /// Bytes of acknowledgements so far, of each program: they grow while the server acknowledges.
+    pub fn progress(&self) -> Vec<u64> {
+        let bytes = |(_, file): &(Process, PathBuf)| std::fs::metadata(file).map_or(0, |m| m.len());
+        self.producers.iter().map(bytes).collect()
     }
 
-    /// Waits until more is acknowledged than at `progress`.
+    /// Waits until each program has more acknowledged than at `progress`.
     ///
     /// Errors: nothing is for `timeout`, or the producers have given up.
-    pub fn wait_progress(&mut self, progress: u64, timeout: Duration) -> Result<(), String> {
+    pub fn wait_progress(&mut self, progress: &[u64], timeout: Duration) -> Result<(), String> {
         meridian_compat::process::wait_for(timeout, || {
-            if let Some(status) = self.producers.try_wait() {
-                let log = self.producers.log_tail(20);
-                return Some(Err(format!("the producers ended with {status}:\n{log}")));
+            for (producer, _) in &mut self.producers {
+                if let Some(status) = producer.try_wait() {
+                    let log = producer.log_tail(20);
+                    return Some(Err(format!("a producer ended with {status}:\n{log}")));
+                }
             }
-            (self.progress() > progress).then_some(Ok(()))
+            let now = self.progress();
+            now.iter()
+                .zip(progress)
+                .all(|(now, before)| now > before)
+                .then_some(Ok(()))
         })
         .unwrap_or_else(|| {
-            let log = self.producers.log_tail(20);
-            Err(format!("nothing was acknowledged for {timeout:?}\n{log}"))
+            let now = self.progress();
+            let logs: String = self.producers.iter().map(|(p, _)| p.log_tail(20)).collect();
+            Err(format!(
+                "a producer had nothing acknowledged for {timeout:?}: {progress:?}, then {now:?}\n{logs}"
+            ))
         })
     }
 
@@ -98,39 +120,43 @@ impl Load {
     ///
     /// Errors: a producer gave up on a record; a client does not end.
     pub fn finish(mut self, server: &Server, directory: &Path) -> Result<History, String> {
-        let producers = end(&mut self.producers, Duration::from_secs(90))?;
-        let log = Program::Franz.run(
-            directory,
-            &["log", server.bootstrap(), TOPIC],
-            Duration::from_secs(120),
-        )?;
-        let consumer = end(&mut self.consumer, Duration::from_secs(30))?;
-        for (name, status) in [("producers", producers), ("consumer", consumer)] {
-            if !status.success() {
-                let log = self.producers.log_tail(20) + &self.consumer.log_tail(20);
-                return Err(format!("the {name} ended with {status}:\n{log}"));
-            }
+        for (producer, _) in &mut self.producers {
+            // They settle side by side; one that has ended by itself is seen below.
+            drop(terminate(producer));
         }
+        for (producer, _) in &mut self.producers {
+            settled(producer, Duration::from_secs(90))?;
+        }
+        // The consumer sees the last records too, mostly; what it has committed is compared with what is read afterwards.
+        std::thread::sleep(Duration::from_secs(1));
+        drop(terminate(&mut self.consumer));
+        settled(&mut self.consumer, Duration::from_secs(30))?;
+        let arguments = ["log", server.bootstrap(), TOPIC];
+        let log = Program::Franz.run(directory, &arguments, Duration::from_secs(120))?;
         let mut history = History::default();
-        history.add_acknowledgements(&read(&self.acknowledgements)?)?;
+        for (_, file) in &self.producers {
+            history.add_acknowledgements(&read(file)?)?;
+        }
         history.add_observations(&read(&self.observations)?)?;
         history.add_log(&log.lines.join("\n"))?;
         Ok(history)
     }
 }
 
-/// SIGTERM, and its status.
-fn end(process: &mut Process, timeout: Duration) -> Result<std::process::ExitStatus, String> {
-    if process.try_wait().is_none() {
-        // It may end by itself in between; then the wait below gives its status.
-        drop(process.signal(Signal::TERM));
-    }
-    process.wait(timeout).ok_or_else(|| {
-        format!(
+fn terminate(process: &mut Process) -> std::io::Result<()> {
+    process.signal(Signal::TERM)
+}
+
+/// Waits for the good end of a client.
+fn settled(process: &mut Process, timeout: Duration) -> Result<(), String> {
+    match process.wait(timeout) {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(format!("a client ended with {status}:\n{}", process.log_tail(20))),
+        None => Err(format!(
             "a client did not end within {timeout:?}:\n{}",
             process.log_tail(20)
-        )
-    })
+        )),
+    }
 }
 
 fn read(path: &Path) -> Result<String, String> {

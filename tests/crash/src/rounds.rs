@@ -106,7 +106,7 @@ fn rounds(
     }
     let mut load = Load::start(&server, directory, options.load)?;
     let mut longest_start = Duration::ZERO;
-    load.wait_progress(0, RECOVERY)?;
+    load.wait_progress(&[0, 0], RECOVERY)?;
     if server.is_kafka()
         && let Some(image) = image.as_deref()
     {
@@ -131,7 +131,7 @@ fn rounds(
             .try_start_again()
             .map_err(|e| format!("after crash {round}: {e}"))?;
         longest_start = longest_start.max(started.elapsed());
-        load.wait_progress(progress, RECOVERY).map_err(|e| {
+        load.wait_progress(&progress, RECOVERY).map_err(|e| {
             format!(
                 "after crash {round}: {e}\n--- the server\n{}",
                 server.log_tail(40)
@@ -139,7 +139,7 @@ fn rounds(
         })?;
         if round % 20 == 0 {
             println!(
-                "{round} of {} crashes, {} bytes of acknowledgements",
+                "{round} of {} crashes, {:?} bytes of acknowledgements",
                 options.rounds,
                 load.progress()
             );
