@@ -6,6 +6,8 @@ mod harness;
 
 mod admin;
 mod every_api;
+mod fetch;
 mod groups;
 mod hostile;
-mod produce_fetch;
+mod metadata;
+mod produce;
