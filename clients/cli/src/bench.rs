@@ -30,6 +30,11 @@ pub(crate) enum BenchCommand {
 }
 
 impl BenchCommand {
+    /// Whether it sends what was built beforehand.
+    pub(crate) fn is_prepared(&self) -> bool {
+        matches!(self, Self::Produce(args) if args.is_prepared())
+    }
+
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
         match self {
             Self::Produce(args) => args.run(context).await,

@@ -84,10 +84,17 @@ fn announce(context: &Context, config: &Config, server: &Server) -> Result<(), C
     println!("  health, metrics http://{admin}/ready  http://{admin}/metrics");
     println!("  data            {}", settings.node.data.display());
     println!();
+    let is_default = kafka.to_string() == "127.0.0.1:9092";
+    let server = if is_default {
+        String::new()
+    } else {
+        format!(" --server {kafka}")
+    };
     println!("Try, in another terminal:");
-    println!("  echo hello | kcat -b {kafka} -P -t greetings");
+    println!("  meridian topic create greetings{server}");
+    println!("  echo hello | meridian produce greetings{server}");
+    println!("  meridian consume greetings{server}");
     println!("  kcat -b {kafka} -C -t greetings -e");
-    println!("  meridian topic list --server {kafka}");
     println!();
     println!("Stop with Ctrl-C.");
     Ok(())

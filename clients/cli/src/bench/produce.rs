@@ -88,6 +88,11 @@ pub(super) struct Plan {
 }
 
 impl ProduceArgs {
+    /// Whether it sends what was built beforehand.
+    pub(crate) fn is_prepared(&self) -> bool {
+        self.prepared
+    }
+
     pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
         self.records.check()?;
         if self.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {

@@ -363,7 +363,12 @@ impl Membership {
                 (key.0.clone(), key.1, at)
             })
             .collect();
+        // That nothing comes is worth telling only to one who has nothing.
+        let is_news = !partitions.is_empty() || self.owned.is_empty();
         self.owned.extend(partitions);
+        if !is_news {
+            return Ok(());
+        }
         self.tell(DriverEvent::Assigned(positions)).await
     }
 
