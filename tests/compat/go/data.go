@@ -123,7 +123,6 @@ func outOfRange(topic string) {
 
 func idempotentThroughCuts(topic, relay string) {
 	create(topic, 3, nil)
-	waitForLeaders(topic)
 	cl := client(kgo.SeedBrokers(relay), kgo.ProducerLinger(0), kgo.RetryBackoffFn(func(int) time.Duration { return 20 * time.Millisecond }))
 	defer cl.Close()
 	offsets := make([]int64, 600)
@@ -154,8 +153,9 @@ func idempotentThroughCuts(topic, relay string) {
 	}
 }
 
-// waitForLeaders waits until every partition answers. On Kafka a new topic may refuse the first batch of a producer and
-// accept its second, whose sequence number it then takes for the first: the retry can never succeed.
+// waitForLeaders waits until every partition answers. Kafka answers CreateTopics before a broker knows the topic; it may
+// then refuse the first batch of a producer and accept its second, whose sequence number it takes for the first: the
+// retry can never succeed.
 func waitForLeaders(topic string) {
 	adm := admin()
 	defer adm.Close()

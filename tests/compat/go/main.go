@@ -75,6 +75,8 @@ func client(options ...kgo.Opt) *kgo.Client {
 		kgo.MetadataMaxAge(2 * time.Second),
 		kgo.MetadataMinAge(100 * time.Millisecond),
 		kgo.FetchMaxWait(200 * time.Millisecond),
+		// A new topic is not known at once on a cold Kafka.
+		kgo.UnknownTopicRetries(50),
 	}, options...)
 	cl, err := kgo.NewClient(all...)
 	must(err, "making a client")
@@ -95,6 +97,7 @@ func create(topic string, partitions int32, configs map[string]string) {
 	}
 	_, err := adm.CreateTopic(within(), partitions, 1, all, topic)
 	must(err, "creating "+topic)
+	waitForLeaders(topic)
 }
 
 func send(cl *kgo.Client, records ...*kgo.Record) {

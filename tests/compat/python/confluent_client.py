@@ -560,6 +560,8 @@ def unknown_topic(bootstrap, topic):
 
 def check(bootstrap, prefix, relay):
     checks = Checks()
+    # Made before there are threads: two would race, and the loser's client is collected with its calls.
+    admin_for(bootstrap)
     run = lambda name, function, *more: checks.run(name, function, bootstrap, "%s-%s" % (prefix, name), *more)
     assignors = ["range", "roundrobin", "cooperative-sticky"]
     # The groups wait for sessions to expire: side by side.

@@ -463,6 +463,8 @@ def unknown_topic(bootstrap, topic):
 
 def check(bootstrap, prefix, relay):
     checks = Checks()
+    # Made before there are threads: two would race, and the loser's client is collected with its calls.
+    admin_for(bootstrap)
     run = lambda name, function, *more: checks.run(name, function, bootstrap, "%s-%s" % (prefix, name), *more)
     # The groups wait for sessions to expire: side by side.
     waiting = [threading.Thread(target=run, args=("rebalance-" + a, rebalance, a)) for a in ASSIGNORS]

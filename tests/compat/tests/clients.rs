@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_compat::console::{Console, Tool};
-use meridian_compat::raw::{RawClient, batches};
+use meridian_compat::raw::{RawClient, batches, plain_batch};
 use meridian_compat::{Fault, Program, Relay, Server, ServerOptions, kcat, workspace};
 
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
@@ -295,6 +295,31 @@ fn every_client_reads_what_every_other_client_wrote() {
         24 * names.len(),
         names.len()
     );
+}
+
+#[test]
+fn a_new_topic_takes_records_at_once() {
+    let server = Server::start("clients-new-topic", ServerOptions::from_environment());
+    if server.is_kafka() {
+        println!("SKIPPED: Kafka answers CreateTopics before its brokers know the topic");
+        return;
+    }
+    let mut client = RawClient::connect(address(&server)).expect("the server accepts connections");
+    for n in 0..50 {
+        let topic = format!("{}-{n}", prefix("new"));
+        let error = client
+            .create_topic(&topic, 3, &[])
+            .expect("the server takes CreateTopics");
+        assert_eq!(error, 0, "creating {topic}");
+        for partition in 0..3 {
+            let answer = client.produce(&topic, partition, &plain_batch(&[b"first"]));
+            assert_eq!(
+                answer.expect("the server takes Produce"),
+                (0, 0),
+                "{topic}-{partition}"
+            );
+        }
+    }
 }
 
 #[test]
