@@ -175,7 +175,7 @@ pub struct TopicSettings {
     pub max_compaction_lag_ms: u64,
     /// The share of a log that must be uncompacted before compaction takes it on, from 0 to 1.
     pub min_cleanable_dirty_ratio: f64,
-    /// What acks=all would ask for in Kafka; reported only.
+    /// Replicas that a shard must have for produce with acks=all.
     pub min_insync_replicas: u32,
     retention_ms: Option<u64>,
     retention_bytes: Option<u64>,
