@@ -99,6 +99,19 @@ pub fn markdown(run: &Run) -> String {
         run.load_before,
         run.load_after,
     ));
+    let doubtful = run
+        .samples
+        .iter()
+        .filter(|s| s.outside_share > OUTSIDE_SHARE_MAX)
+        .count();
+    if run.quick || run.blocks < 5 || doubtful * 10 > run.samples.len() {
+        add(format!(
+            "**Not to be quoted.** A claim needs a full run of at least 5 blocks on a machine that does nothing else; \
+             here others used more than {:.0} % of the CPU in {doubtful} of {} samples.\n",
+            OUTSIDE_SHARE_MAX * 100.0,
+            run.samples.len(),
+        ));
+    }
     for system in &run.systems {
         add(format!("- **{system}**: {}", system.description()));
     }
@@ -107,11 +120,6 @@ pub fn markdown(run: &Run) -> String {
     if run.systems.contains(&System::F) {
         add(format!("## Aims\n\n{}", aims(run)));
     }
-    let doubtful = run
-        .samples
-        .iter()
-        .filter(|s| s.outside_share > OUTSIDE_SHARE_MAX)
-        .count();
     let shares: Vec<f64> = run.samples.iter().map(|s| s.outside_share * 100.0).collect();
     add(format!(
         "## Noise\n\nOther processes used more than {:.0} % of the CPU in {doubtful} of {} samples (median {:.1} %, \

@@ -270,7 +270,13 @@ impl Work<'_> {
             }
             // `meridian bench` has no bytes of its warm-up to divide the server's CPU time by.
             Workload::Prepared16 | Workload::Prepared1000 => {
-                let warm_s = self.length.warm_s;
+                // Kafka makes the files of a partition when it is first written to: a thousand take seconds.
+                let rounds = if self.workload == Workload::Prepared1000 {
+                    5.0
+                } else {
+                    1.0
+                };
+                let warm_s = self.length.warm_s * rounds;
                 format!("{PREPARED} --topic {topic} --partitions {partitions} --duration {warm_s}s")
             }
             _ => return Ok(0),
