@@ -131,7 +131,7 @@ impl Connection {
 
     /// Whether it can still be used.
     pub fn is_open(&self) -> bool {
-        !self.shared.queue.is_closed()
+        !self.shared.queue.is_closed() && !self.shared.closing.is_cancelled()
     }
 
     /// Asks and waits for the answer, `limit` in all.
@@ -180,6 +180,10 @@ impl Connection {
     ) -> Result<(i16, Arc<AtomicBool>), RequestError> {
         let shared = &self.shared;
         let failed = |cause| shared.error(R::API, false, cause);
+        // The task that carries requests may not have seen it yet.
+        if shared.closing.is_cancelled() {
+            return Err(failed(RequestCause::ClosedHere));
+        }
         let version = shared.versions.common(R::API).ok_or_else(|| {
             failed(RequestCause::Unsupported {
                 api: R::API,
@@ -286,9 +290,10 @@ async fn run(stream: Box<dyn Stream>, mut requests: mpsc::Receiver<Outgoing>, cl
     let (reader, writer) = tokio::io::split(stream);
     let waiting = Mutex::new(VecDeque::new());
     let cause = tokio::select! {
+        biased;
+        () = closing.cancelled() => RequestCause::ClosedHere,
         cause = read_answers(reader, &waiting) => cause,
         cause = write_requests(writer, &mut requests, &waiting) => cause,
-        () = closing.cancelled() => RequestCause::ClosedHere,
     };
     requests.close();
     let waiting = waiting.into_inner();

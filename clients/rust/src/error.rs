@@ -98,10 +98,10 @@ impl RequestError {
             RequestCause::Io(_)
             | RequestCause::Timeout(_)
             | RequestCause::Closed
+            | RequestCause::ClosedHere
             | RequestCause::UnknownBroker(_)
             | RequestCause::CorrelationId { .. } => true,
-            RequestCause::ClosedHere
-            | RequestCause::Decode(_)
+            RequestCause::Decode(_)
             | RequestCause::Encode(_)
             | RequestCause::Unsupported { .. }
             | RequestCause::Refused(_) => false,

@@ -244,7 +244,7 @@ impl Driver {
                 self.must_refresh = true;
                 let reason = error.to_string();
                 for (key, batch) in batches {
-                    if error.is_retriable() || matches!(error.cause, crate::RequestCause::ClosedHere) {
+                    if error.is_retriable() {
                         self.retry(&key, batch, error.may_have_executed, reason.clone());
                     } else {
                         let failure = ProduceError::Expired {
