@@ -208,6 +208,7 @@ fn region_settings(settings: &Settings) -> RegionSettings {
             proposals_in_flight_max: settings.shard.proposals_in_flight_max,
             bytes_in_flight_max: settings.shard.bytes_in_flight_max.as_usize(),
             checkpoint_entries: settings.shard.checkpoint_entries,
+            checkpoint_bytes: settings.shard.checkpoint_bytes.0,
         },
     }
 }

@@ -134,8 +134,10 @@ settings! {
         bytes_in_flight_max: ByteCount = ByteCount(16 << 20);
         /// Entries applied since the last checkpoint that call for the next.
         checkpoint_entries: u64 = 20_000;
+        /// Bytes of entries applied since the last checkpoint that call for the next; a restart reads them again.
+        checkpoint_bytes: ByteCount = ByteCount(64 << 20);
         /// Pause between rounds of retention and checkpoints, in milliseconds.
-        maintenance_interval_ms: u64 = 10_000;
+        maintenance_interval_ms: u64 = 3_000;
     }
     /// Consumer groups.
     group: GroupSection {

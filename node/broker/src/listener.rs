@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::task::TaskTracker;
 
 use crate::connection;
@@ -33,6 +33,10 @@ pub enum ListenError {
     Metrics(#[from] prometheus::Error),
 }
 
+/// Connections that may wait to be accepted. In a burst beyond it clients lose seconds to a repeated SYN; the
+/// system cuts it down to its own limit (`net.core.somaxconn`, 4096 on Linux).
+const BACKLOG: u32 = 4096;
+
 /// A bound socket that is not served yet.
 #[derive(Debug)]
 pub(crate) struct BoundListener {
@@ -54,7 +58,15 @@ impl BoundListener {
     pub(crate) async fn bind(settings: ListenerSettings) -> Result<Self, ListenError> {
         let address = settings.bind;
         let bind = async {
-            let socket = TcpListener::bind(address).await?;
+            let socket = if address.is_ipv4() {
+                TcpSocket::new_v4()?
+            } else {
+                TcpSocket::new_v6()?
+            };
+            // As the standard library does: a restart must not wait for old connections to fade.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            let socket = socket.listen(BACKLOG)?;
             let local_address = socket.local_addr()?;
             Ok((socket, local_address))
         };

@@ -26,6 +26,9 @@ use crate::start::{Clock, ShardSettings};
 /// What a command adds to a batch at most: its own head, and the group's.
 const COMMAND_BYTES_PER_BATCH: usize = 64;
 
+/// How often a stopped shard's task looks whether anybody can still append.
+const STOPPED_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Where a batch went.
 pub(crate) type AppendResult = Result<Appended, AppendError>;
 
@@ -215,8 +218,9 @@ impl Appender {
                 self.queue.refuse_all(&AppendError::NotLeader { leader });
                 tokio::select! {
                     changed = leadership.changed() => if changed.is_err() {
-                        self.queue.refuse_all(&AppendError::Storage { reason: "the shard has stopped".to_owned() });
-                        return;
+                        let queue = Arc::clone(&self.queue);
+                        drop(self);
+                        return refuse(queue).await;
                     },
                     () = self.queue.arrived.notified() => {}
                 }
@@ -367,6 +371,18 @@ impl Appender {
                 Err(error)
             }
         }
+    }
+}
+
+/// After the group's end: who appends learns it at once, instead of waiting for his timeout. Ends with the
+/// shard.
+async fn refuse(queue: Arc<AppendQueue>) {
+    let reason = "the shard has stopped on this node; its log tells why".to_owned();
+    let error = AppendError::Storage { reason };
+    while Arc::strong_count(&queue) > 1 {
+        queue.refuse_all(&error);
+        // The count is looked at again now and then.
+        let _ = tokio::time::timeout(STOPPED_INTERVAL, queue.arrived.notified()).await;
     }
 }
 

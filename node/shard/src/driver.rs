@@ -23,7 +23,18 @@ struct Progress {
     /// Entries up to here are covered by the newest checkpoint, and by the one before.
     checkpoints: (RaftIndex, RaftIndex),
     released: RaftIndex,
+    /// Bytes that were applied when the newest checkpoint was made.
+    checkpoint_bytes: u64,
     producers_swept: Option<TimestampMs>,
+}
+
+/// What one round sees of a shard.
+struct Now {
+    /// The oldest entry that a hot index refers to.
+    needed: Option<RaftIndex>,
+    /// It keeps a file that the journal wants to give up.
+    pins: bool,
+    applied_bytes: u64,
 }
 
 /// Runs until the region stops.
@@ -47,11 +58,21 @@ pub(crate) async fn maintain(inner: Arc<Inner>) {
                 tend(&inner, shard, progress).await;
             }
             let needed = shard.applied_state().oldest_index_needed();
-            checkpoint(&inner, group, progress, needed, pinning.contains(&shard.id())).await;
+            let now = Now {
+                needed,
+                pins: pinning.contains(&shard.id()),
+                applied_bytes: shard.applied_bytes(),
+            };
+            checkpoint(&inner, group, progress, now).await;
         }
         // The controller's state needs no entry once a checkpoint holds it.
         let pins = pinning.contains(&ShardId::CONTROLLER);
-        checkpoint(&inner, &inner.control_group, &mut control, None, pins).await;
+        let now = Now {
+            needed: None,
+            pins,
+            applied_bytes: 0,
+        };
+        checkpoint(&inner, &inner.control_group, &mut control, now).await;
     }
 }
 
@@ -126,16 +147,17 @@ fn decide(
 ///
 /// Bytes go only when the checkpoint *before* the newest covers them: should the newest turn out
 /// unreadable, the one before and the log still make the state.
-async fn checkpoint(
-    inner: &Inner,
-    group: &Group,
-    progress: &mut Progress,
-    needed: Option<RaftIndex>,
-    pins: bool,
-) {
+async fn checkpoint(inner: &Inner, group: &Group, progress: &mut Progress, now: Now) {
+    let Now {
+        needed,
+        pins,
+        applied_bytes,
+    } = now;
     let applied = group.applied().borrow().index;
     let (newest, before) = progress.checkpoints;
-    let due = applied.0 >= newest.0 + inner.settings.shard.checkpoint_entries;
+    let settings = &inner.settings.shard;
+    let due = applied.0 >= newest.0 + settings.checkpoint_entries
+        || applied_bytes >= progress.checkpoint_bytes + settings.checkpoint_bytes;
     let wanted = pins && needed.is_none_or(|needed| needed > progress.released.next());
     if !due && !wanted {
         return;
@@ -158,7 +180,10 @@ async fn checkpoint(
         return;
     }
     match group.checkpoint().await {
-        Ok(position) => progress.checkpoints = (position.index, newest),
+        Ok(position) => {
+            progress.checkpoints = (position.index, newest);
+            progress.checkpoint_bytes = applied_bytes;
+        }
         Err(error) => {
             tracing::warn!(shard = %group.shard(), %error, "no checkpoint in this round");
             return;

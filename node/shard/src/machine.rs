@@ -1,6 +1,7 @@
 //! The state machine of a data shard: `meridian_state::State` behind a lock, with its waiters.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use meridian_journal::Payload;
@@ -27,6 +28,7 @@ pub(crate) struct ShardMachine {
     state: RwLock<State>,
     pub(crate) waiters: Waiters,
     moved: Mutex<Vec<Partition>>,
+    applied_bytes: AtomicU64,
 }
 
 impl ShardMachine {
@@ -36,7 +38,13 @@ impl ShardMachine {
             state: RwLock::new(State::new(shard)),
             waiters: Waiters::default(),
             moved: Mutex::default(),
+            applied_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes of commands applied since the start of the process.
+    pub(crate) fn applied_bytes(&self) -> u64 {
+        self.applied_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn state(&self) -> StateGuard<'_> {
@@ -45,12 +53,14 @@ impl ShardMachine {
 }
 
 impl Machine for ShardMachine {
-    fn apply(&self, at: LogPosition, command: &Payload) -> Result<Reply, ApplyError> {
-        let command = Command::decode(command.parts()).map_err(|error| ApplyError {
+    fn apply(&self, at: LogPosition, payload: &Payload) -> Result<Reply, ApplyError> {
+        let command = Command::decode(payload.parts()).map_err(|error| ApplyError {
             at,
             reason: error.to_string(),
         })?;
         let outcome = self.state.write().apply(at, &command);
+        self.applied_bytes
+            .fetch_add(payload.len() as u64, Ordering::Relaxed);
         let mut moved = self.moved.lock();
         match &command {
             Command::Append { groups, .. } => moved.extend(groups.iter().map(|group| group.partition)),

@@ -121,6 +121,10 @@ impl Shard {
         self.queue.bytes()
     }
 
+    pub(crate) fn applied_bytes(&self) -> u64 {
+        self.machine.applied_bytes()
+    }
+
     pub(crate) fn sweep_waiters(&self) {
         self.machine.waiters.sweep();
     }

@@ -61,6 +61,8 @@ pub struct ShardSettings {
     pub bytes_in_flight_max: usize,
     /// Entries applied since the last checkpoint that call for the next.
     pub checkpoint_entries: u64,
+    /// Bytes of entries applied since the last checkpoint that call for the next: a restart reads them again.
+    pub checkpoint_bytes: u64,
 }
 
 impl Default for ShardSettings {
@@ -71,6 +73,7 @@ impl Default for ShardSettings {
             proposals_in_flight_max: 4,
             bytes_in_flight_max: 16 << 20,
             checkpoint_entries: 20_000,
+            checkpoint_bytes: 64 << 20,
         }
     }
 }
