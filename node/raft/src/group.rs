@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::checkpoint::CheckpointStore;
 use crate::config::{LeaderId, Proposal, Raft, Types, log_id, node_id, position};
 use crate::log_store::LogStore;
-use crate::machine::{Applier, Machine, Reply};
+use crate::machine::{Applier, Built, Machine, Reply};
 use crate::network::NoPeers;
 
 /// How long a checkpoint may take before the attempt counts as failed.
@@ -109,6 +109,7 @@ pub struct Group {
     raft: Raft,
     leadership: watch::Receiver<Leadership>,
     applied: watch::Receiver<LogPosition>,
+    built: watch::Receiver<Built>,
     journal: Journal,
     shard: ShardId,
     _watcher: Arc<Watcher>,
@@ -137,6 +138,7 @@ impl Group {
         let (applied_sender, applied) = watch::channel(LogPosition::default());
         let applier = Applier::recover(machine, Arc::new(checkpoints), applied_sender)
             .map_err(|error| recovery(error.to_string()))?;
+        let built = applier.built();
         let config = Arc::new(
             config(&settings)
                 .validate()
@@ -175,6 +177,7 @@ impl Group {
             raft,
             leadership,
             applied,
+            built,
             journal,
             shard,
             _watcher: Arc::new(Watcher(watcher)),
@@ -220,11 +223,26 @@ impl Group {
             return Ok(wanted);
         }
         let mut progress = self.raft.watch_snapshot_progress();
+        let mut built = self.built.clone();
+        let before = built.borrow_and_update().attempts;
         self.raft
             .trigger()
             .snapshot()
             .await
             .map_err(|fatal| stopped(fatal.to_string()))?;
+        let attempt = tokio::time::timeout(
+            CHECKPOINT_TIMEOUT,
+            built.wait_for(|built| built.attempts > before),
+        )
+        .await
+        .map_err(|_| ProposeError::Unknown {
+            reason: format!("no checkpoint after {CHECKPOINT_TIMEOUT:?}"),
+        })?
+        .map_err(|error| stopped(error.to_string()))?
+        .clone();
+        if let Some(reason) = attempt.error {
+            return Err(ProposeError::Unknown { reason });
+        }
         let reached = tokio::time::timeout(CHECKPOINT_TIMEOUT, progress.wait_until_ge(&Some(log_id(wanted))))
             .await
             .map_err(|_| ProposeError::Unknown {

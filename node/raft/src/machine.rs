@@ -76,6 +76,16 @@ pub(crate) struct Applier {
     membership: StoredMembership,
     applied: watch::Sender<LogPosition>,
     current: Arc<Mutex<Option<Checkpoint>>>,
+    built: Arc<watch::Sender<Built>>,
+}
+
+/// How the last attempt at a checkpoint ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Built {
+    /// Attempts so far.
+    pub(crate) attempts: u64,
+    /// Why the last one failed, if it did.
+    pub(crate) error: Option<String>,
 }
 
 impl Applier {
@@ -93,12 +103,18 @@ impl Applier {
             membership: StoredMembership::default(),
             applied,
             current: Arc::default(),
+            built: Arc::new(watch::channel(Built::default()).0),
         };
         if let Some(checkpoint) = checkpoint {
             applier.adopt(&checkpoint)?;
             *applier.current.lock() = Some(checkpoint);
         }
         Ok(applier)
+    }
+
+    /// Tells of every attempt at a checkpoint.
+    pub(crate) fn built(&self) -> watch::Receiver<Built> {
+        self.built.subscribe()
     }
 
     fn adopt(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
@@ -166,6 +182,7 @@ impl RaftStateMachine<Types> for Applier {
             checkpoint: self.checkpoint(self.machine.encode().concat().into()),
             store: Arc::clone(&self.store),
             current: Arc::clone(&self.current),
+            built: Arc::clone(&self.built),
         }
     }
 
@@ -197,6 +214,7 @@ pub(crate) struct Builder {
     checkpoint: Option<Checkpoint>,
     store: Arc<CheckpointStore>,
     current: Arc<Mutex<Option<Checkpoint>>>,
+    built: Arc<watch::Sender<Built>>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -214,10 +232,32 @@ impl RaftSnapshotBuilder<Types> for Builder {
                 snapshot: Bytes::new(),
             });
         };
-        save(Arc::clone(&self.store), checkpoint.clone()).await?;
-        let snapshot = snapshot(&checkpoint)?;
-        *self.current.lock() = Some(checkpoint);
-        Ok(snapshot)
+        let saved = save(Arc::clone(&self.store), checkpoint.clone()).await;
+        let error = saved.as_ref().err().map(ToString::to_string);
+        if saved.is_ok() {
+            *self.current.lock() = Some(checkpoint);
+        }
+        self.built.send_modify(|built| {
+            *built = Built {
+                attempts: built.attempts + 1,
+                error,
+            }
+        });
+        // openraft takes an error for a broken store and stops the group for good, but a checkpoint that could
+        // not be written, on a full disk say, only makes the next start longer: the one before still stands.
+        match &*self.current.lock() {
+            Some(current) => snapshot(current),
+            None => {
+                let meta = SnapshotMeta {
+                    last_log_id: None,
+                    last_membership: StoredMembership::default(),
+                };
+                Ok(Snapshot {
+                    meta,
+                    snapshot: Bytes::new(),
+                })
+            }
+        }
     }
 }
 
