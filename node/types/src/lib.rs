@@ -102,7 +102,10 @@ impl LeaderEpoch {
     /// The epoch of the `elections`-th election under `region`.
     pub fn new(region: RegionEpoch, elections: u32) -> Self {
         assert!(elections < 1 << Self::ELECTION_BITS, "elections fit their bits");
-        assert!(region.0 < 1 << (31 - Self::ELECTION_BITS), "region epoch fits its bits");
+        assert!(
+            region.0 < 1 << (31 - Self::ELECTION_BITS),
+            "region epoch fits its bits"
+        );
         Self(region.0 << Self::ELECTION_BITS | elections)
     }
 
@@ -163,7 +166,9 @@ pub fn shard_of_name(name: &str, shards: u32) -> ShardId {
 }
 
 fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 #[cfg(test)]
@@ -173,15 +178,19 @@ mod tests {
     #[test]
     fn consecutive_partitions_of_a_topic_visit_every_shard() {
         let topic = TopicId(Uuid::from_u128(7));
-        let shards: std::collections::BTreeSet<_> =
-            (0..16).map(|index| shard_of(Partition { topic, index }, 16)).collect();
+        let shards: std::collections::BTreeSet<_> = (0..16)
+            .map(|index| shard_of(Partition { topic, index }, 16))
+            .collect();
         assert_eq!(shards.len(), 16);
     }
 
     #[test]
     fn doubling_the_shards_splits_each_into_two() {
         for index in 0..200 {
-            let partition = Partition { topic: TopicId(Uuid::from_u128(index.into())), index };
+            let partition = Partition {
+                topic: TopicId(Uuid::from_u128(index.into())),
+                index,
+            };
             let before = shard_of(partition, 16).0;
             let after = shard_of(partition, 32).0;
             assert!(after == before || after == before + 16);

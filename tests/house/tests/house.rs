@@ -5,18 +5,32 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace is there")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace is there")
 }
 
 /// Files that git tracks, or would.
 fn files(ending: &str) -> Vec<PathBuf> {
     let output = Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard", "--", &format!("*{ending}")])
+        .args([
+            "ls-files",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "--",
+            &format!("*{ending}"),
+        ])
         .current_dir(root())
         .output()
         .expect("git lists the files");
     let names = String::from_utf8(output.stdout).expect("names are text");
-    names.lines().map(|name| root().join(name)).filter(|path| path.exists()).collect()
+    names
+        .lines()
+        .map(|name| root().join(name))
+        .filter(|path| path.exists())
+        .collect()
 }
 
 fn short(path: &Path) -> String {
@@ -31,9 +45,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("raft", &["types", "journal"]),
     ("state", &["types", "wire"]),
     ("controller", &["types"]),
-    ("shard", &["types", "wire", "journal", "raft", "state", "controller"]),
+    (
+        "shard",
+        &["types", "wire", "journal", "raft", "state", "controller"],
+    ),
     ("broker", &["types", "wire", "state", "controller", "shard"]),
-    ("node", &["types", "journal", "raft", "state", "controller", "shard", "broker"]),
+    (
+        "node",
+        &[
+            "types",
+            "journal",
+            "raft",
+            "state",
+            "controller",
+            "shard",
+            "broker",
+        ],
+    ),
     ("client", &["types", "wire"]),
     ("cli", &["types", "wire", "journal", "node", "client"]),
     ("house", &[]),
@@ -55,19 +83,29 @@ fn crates_point_only_where_the_architecture_says() {
     let mut seen = BTreeSet::new();
     for package in metadata["packages"].as_array().expect("packages") {
         let full = package["name"].as_str().expect("a name");
-        let name = full.strip_prefix("meridian-").unwrap_or_else(|| panic!("{full} lacks the prefix"));
-        let arrows = allowed.get(name).unwrap_or_else(|| panic!("{full} is not in the table of arrows"));
+        let name = full
+            .strip_prefix("meridian-")
+            .unwrap_or_else(|| panic!("{full} lacks the prefix"));
+        let arrows = allowed
+            .get(name)
+            .unwrap_or_else(|| panic!("{full} is not in the table of arrows"));
         seen.insert(name.to_owned());
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let to = dependency["name"].as_str().expect("a name");
             let is_test = dependency["kind"] == "dev";
             if let (Some(to), false) = (to.strip_prefix("meridian-"), is_test) {
-                assert!(arrows.contains(&to), "{name} names {to}; the architecture has no such arrow");
+                assert!(
+                    arrows.contains(&to),
+                    "{name} names {to}; the architecture has no such arrow"
+                );
             }
         }
     }
     for (name, _) in ARROWS {
-        assert!(seen.contains(*name), "the table of arrows names {name}, which does not exist");
+        assert!(
+            seen.contains(*name),
+            "the table of arrows names {name}, which does not exist"
+        );
     }
 }
 
@@ -77,7 +115,10 @@ fn only_the_raft_crate_names_openraft() {
         let text = std::fs::read_to_string(&path).expect("readable");
         let name = short(&path);
         if name != "Cargo.toml" && name != "node/raft/Cargo.toml" {
-            assert!(!text.lines().any(|line| line.starts_with("openraft")), "{name} names openraft");
+            assert!(
+                !text.lines().any(|line| line.starts_with("openraft")),
+                "{name} names openraft"
+            );
         }
     }
 }
@@ -90,8 +131,15 @@ fn files_stay_small_or_say_why() {
     for path in files(".rs") {
         let text = std::fs::read_to_string(&path).expect("readable");
         let lines = text.lines().count();
-        let says_why = text.lines().take(30).any(|line| line.contains("One file because"));
-        assert!(lines <= LINES_MAX || says_why, "{} has {lines} lines: look for the second concept", short(&path));
+        let says_why = text
+            .lines()
+            .take(30)
+            .any(|line| line.contains("One file because"));
+        assert!(
+            lines <= LINES_MAX || says_why,
+            "{} has {lines} lines: look for the second concept",
+            short(&path)
+        );
     }
 }
 
@@ -102,7 +150,10 @@ fn the_types_crate_is_no_sink() {
         .filter(|path| short(path).starts_with("node/types/"))
         .map(|path| std::fs::read_to_string(path).expect("readable").lines().count())
         .sum();
-    assert!(lines <= 600, "node/types holds ids and positions only; it has {lines} lines");
+    assert!(
+        lines <= 600,
+        "node/types holds ids and positions only; it has {lines} lines"
+    );
 }
 
 #[test]
@@ -115,7 +166,11 @@ fn links_between_documents_lead_somewhere() {
                 continue;
             }
             let to = path.parent().expect("in a folder").join(target);
-            assert!(to.exists(), "{} links to {target}, which does not exist", short(&path));
+            assert!(
+                to.exists(),
+                "{} links to {target}, which does not exist",
+                short(&path)
+            );
         }
     }
 }
@@ -159,7 +214,8 @@ fn every_dependency_of_the_workspace_is_used() {
         .collect();
     for name in declared {
         let used = manifests.iter().any(|text| {
-            text.lines().any(|line| line.starts_with(&format!("{name}.")) || line.starts_with(&format!("{name} ")))
+            text.lines()
+                .any(|line| line.starts_with(&format!("{name}.")) || line.starts_with(&format!("{name} ")))
         });
         assert!(used, "{name} is declared in Cargo.toml and used by no crate");
     }
