@@ -1,10 +1,11 @@
 //! All shards of this node and the controller: what the broker holds.
 
+use std::any::Any;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use meridian_controller::{Command as ControlCommand, Controller, Outcome as ControlOutcome};
 use meridian_journal::Journal;
 use meridian_raft::{Group, Leadership};
@@ -295,18 +296,22 @@ impl Inner {
 
 /// Proposes a command to the controller's group.
 pub(crate) async fn control(group: &Group, command: &ControlCommand) -> Result<ControlOutcome, ControlError> {
+    propose(group, command.encode()).await
+}
+
+/// Proposes an encoded command under the present leadership, and waits for its outcome. `T` is what the
+/// group's machine answers.
+pub(crate) async fn propose<T: Any>(group: &Group, command: Vec<Bytes>) -> Result<T, ControlError> {
     let leadership = *group.leadership().borrow();
     let term = match leadership {
         Leadership::Leading { term } => term,
         Leadership::Following { leader } => return Err(ControlError::NotLeader { leader: Some(leader) }),
         Leadership::Unknown => return Err(ControlError::NotLeader { leader: None }),
     };
-    let (_, reply) = group.propose(term, command.encode()).await?.await?;
-    reply
-        .into::<ControlOutcome>()
-        .ok_or_else(|| ControlError::Unknown {
-            reason: "answered by another type".to_owned(),
-        })
+    let (_, reply) = group.propose(term, command).await?.await?;
+    reply.into::<T>().ok_or_else(|| ControlError::Unknown {
+        reason: "answered by another type".to_owned(),
+    })
 }
 
 /// A version 4 UUID from 128 random bits.

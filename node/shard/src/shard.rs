@@ -15,6 +15,7 @@ use crate::append::{Append, AppendQueue, Appender};
 use crate::errors::{AppendError, ControlError, DeleteRecordsError, ReadError};
 use crate::machine::{ShardMachine, StateGuard};
 use crate::read::{Batches, Positions, read_chunks, trim};
+use crate::region;
 use crate::start::{Clock, RegionSettings};
 
 /// A shard that started, or the reason why it did not: one damaged shard does not stop the node.
@@ -251,16 +252,7 @@ impl Shard {
         let group = self.group().map_err(|reason| ControlError::Storage {
             reason: reason.to_string(),
         })?;
-        let leadership = *group.leadership().borrow();
-        let term = match leadership {
-            Leadership::Leading { term } => term,
-            Leadership::Following { leader } => return Err(ControlError::NotLeader { leader: Some(leader) }),
-            Leadership::Unknown => return Err(ControlError::NotLeader { leader: None }),
-        };
-        let (_, reply) = group.propose(term, command.encode()).await?.await?;
-        reply.into::<Outcome>().ok_or_else(|| ControlError::Unknown {
-            reason: "answered by another type".to_owned(),
-        })
+        region::propose(group, command.encode()).await
     }
 
     pub(crate) async fn delete_records(
