@@ -10,33 +10,49 @@ missing() { echo "tests/run.sh: $1 is missing. $2" >&2; exit 1; }
 command -v cargo >/dev/null || missing cargo "Install Rust with rustup; rust-toolchain.toml names the version."
 command -v cc >/dev/null || missing cc "Install a C compiler (Debian: apt-get install gcc libc6-dev)."
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+logs=$(mktemp -d)
+setup=''
+trap '[ -z "$setup" ] || kill -- "-$setup" 2>/dev/null; rm -rf "$logs"' EXIT
 failed_steps=0
 
-say "clients: the real Kafka clients that the tests use"
-bash tests/compat/setup.sh || { echo "setup of the clients failed: their tests will say what they miss"; }
+# Mostly downloads: beside the build.
+set_up_clients() {
+    bash tiered-storage/tests/setup.sh
+    bash tests/compat/setup.sh || echo "setup of the clients failed: their tests will say what they miss"
+}
+# In a process group of its own, so that all of it ends with this script.
+set -m
+set_up_clients >"$logs/setup" 2>&1 &
+setup=$!
+set +m
 
 say "form: rustfmt and clippy"
 cargo fmt --all --check || failed_steps=$((failed_steps + 1))
 cargo clippy --workspace --all-targets --quiet -- --deny warnings || failed_steps=$((failed_steps + 1))
 
-say "build"
+free_disk() { df -h --output=avail . | tail -1 | tr -d ' '; }
+
+say "build (free on the disk: $(free_disk))"
 cargo build --workspace --bins --examples --quiet || exit 1
 export MERIDIAN_BIN="$PWD/target/debug/meridian"
 
-say "tests"
+say "clients: the S3 server and the real Kafka clients that the tests use"
+wait "$setup"
+setup=''
+cat "$logs/setup"
+
+say "tests (free on the disk: $(free_disk))"
 packages=(--workspace)
 if [ $# -gt 0 ]; then
     packages=()
     for name in "$@"; do packages+=(--package "meridian-$name"); done
 fi
-cargo test "${packages[@]}" --no-fail-fast 2>&1 | tee "$log"
+cargo test "${packages[@]}" --no-fail-fast 2>&1 | tee "$logs/tests"
 
-passed=$(awk '/^test result:/ { n += $4 } END { print n + 0 }' "$log")
-failed=$(awk '/^test result:/ { n += $6 } END { print n + 0 }' "$log")
+passed=$(awk '/^test result:/ { n += $4 } END { print n + 0 }' "$logs/tests")
+failed=$(awk '/^test result:/ { n += $6 } END { print n + 0 }' "$logs/tests")
 # A test binary that did not build or died has no result line, but cargo names it.
-broken=$(grep -cE '^error(\[E[0-9]+\])?: (could not compile|test failed, to rerun)|signal: ' "$log")
+broken=$(grep -cE '^error(\[E[0-9]+\])?: (could not compile|test failed, to rerun)|signal: ' "$logs/tests")
 [ "$failed" -eq 0 ] && [ "$broken" -gt 0 ] && failed=$broken
 failed=$((failed + failed_steps))
 printf '\n%d passed, %d failed\n' "$passed" "$failed"

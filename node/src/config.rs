@@ -11,12 +11,19 @@ use figment::{Error, Figment, Metadata, Profile, Provider};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::identity;
 use crate::settings::{SETTINGS, Settings};
+
+/// The source of what nobody set.
+const BUILT_IN: &str = "built-in default";
 
 const ENV_PREFIX: &str = "MERIDIAN_";
 
-/// Variables with the prefix that are no settings: the command line reads them itself.
-const OTHER_VARIABLES: &[&str] = &["SERVER", "CONFIG", "BIN", "TEST_BOOTSTRAP", "KAFKA_SCHEMAS"];
+/// Variables with the prefix that are no settings: the command line and the tests read them themselves.
+const OTHER_VARIABLES: &[&str] = &["SERVER", "CONFIG", "BUCKET", "BIN", "KAFKA_SCHEMAS"];
+
+/// What the names of all other variables of the tests begin with.
+const TEST_VARIABLES: &str = "TEST_";
 
 /// Why the configuration cannot be used. The text names the key, its source, and what to write.
 #[derive(Debug, Error)]
@@ -70,10 +77,7 @@ impl Config {
     ///
     /// `flags` are `section.key` and value from the command line, which win over all.
     pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, ConfigError> {
-        let mut figment = Figment::from(Named(
-            "built-in default",
-            Serialized::defaults(Settings::default()),
-        ));
+        let mut figment = Figment::from(Named(BUILT_IN, Serialized::defaults(Settings::default())));
         if let Some(path) = file {
             let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
                 path: path.to_owned(),
@@ -92,9 +96,15 @@ impl Config {
             figment = figment.merge(Named("command line", Serialized::global(key, value)));
         }
         refuse_unknown(&figment)?;
-        let settings: Settings = figment
-            .extract()
-            .map_err(|error| ConfigError::Value(describe(&error)))?;
+        let extract = |figment: &Figment| -> Result<Settings, ConfigError> {
+            let extracted = figment.extract();
+            extracted.map_err(|error| ConfigError::Value(describe(&error)))
+        };
+        let mut settings = extract(&figment)?;
+        if let Some(known) = known_by(&figment, &settings.node.data) {
+            figment = known;
+            settings = extract(&figment)?;
+        }
         check(&settings)?;
         Ok(Self { settings, figment })
     }
@@ -118,13 +128,30 @@ impl Config {
                 Explained {
                     key: setting.key,
                     value: values.pointer(&pointer).cloned().unwrap_or_default(),
-                    source: source.unwrap_or_else(|| "built-in default".to_owned()),
+                    source: source.unwrap_or_else(|| BUILT_IN.to_owned()),
                     doc: setting.doc.trim(),
                     variable: variable(setting.key),
                 }
             })
             .collect()
     }
+}
+
+/// What nobody set is what the data directory was made for, if it says so.
+fn known_by(figment: &Figment, data: &Path) -> Option<Figment> {
+    let (node, region) = identity::look(data)?;
+    let is_set = |key| {
+        let source = figment.find_metadata(key);
+        source.is_some_and(|metadata| metadata.name != BUILT_IN)
+    };
+    let mut figment = figment.clone();
+    if !is_set("node.id") {
+        figment = figment.merge(Named("data directory", Serialized::global("node.id", node.0)));
+    }
+    if let Some(region) = region.filter(|_| !is_set("region.name")) {
+        figment = figment.merge(Named("data directory", Serialized::global("region.name", region)));
+    }
+    Some(figment)
 }
 
 /// The environment variable of a setting.
@@ -134,9 +161,15 @@ pub fn variable(key: &str) -> String {
 
 fn environment() -> impl Provider {
     let inner = Env::prefixed(ENV_PREFIX)
-        .filter(|name| !OTHER_VARIABLES.iter().any(|other| name == *other))
+        .filter(|name| !is_other_variable(name.as_str()))
         .split("__");
     Environment(inner)
+}
+
+/// Whether a variable, without the prefix, is meant for somebody else.
+fn is_other_variable(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    name.starts_with(TEST_VARIABLES) || OTHER_VARIABLES.contains(&name.as_str())
 }
 
 /// The environment, with the variable's real name in every message.
@@ -251,24 +284,97 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
             settings.raft.election_timeout_ms, settings.raft.heartbeat_interval_ms
         ));
     }
-    for (key, listen) in [
-        ("kafka.listen", settings.kafka.listen),
-        ("admin.listen", settings.admin.listen),
+    if settings.region.replicas == 0 || settings.region.replicas > 7 {
+        return wrong(format!(
+            "region.replicas is {}, expected 1 to 7, best an odd number",
+            settings.region.replicas
+        ));
+    }
+    let understood = meridian_controller::FEATURE_LEVEL_MAX;
+    if !(1..=understood).contains(&settings.node.feature_level_max) {
+        return wrong(format!(
+            "node.feature_level_max is {}, expected 1 to {understood}: this version of Meridian understands no newer one",
+            settings.node.feature_level_max
+        ));
+    }
+    if settings.region.number > 999 {
+        return wrong(format!(
+            "region.number is {}, expected 0 to 999",
+            settings.region.number
+        ));
+    }
+    if settings.node.id >= 100_000 && (settings.geo.listen.is_some() || settings.region.number > 0) {
+        return wrong(format!(
+            "node.id is {}, expected 1 to 99999 in a region that is one of several",
+            settings.node.id
+        ));
+    }
+    let geo = &settings.geo;
+    if geo.listen.is_none()
+        && (settings.region.number > 0 || !geo.seeds.0.is_empty() || geo.advertise.is_some())
+    {
+        return wrong(
+            "region.number, geo.seeds and geo.advertise are for regions that are one of several: give geo.listen (--geo) too"
+                .to_owned(),
+        );
+    }
+    if !(1..=16).contains(&geo.connections) {
+        return wrong(format!(
+            "geo.connections is {}, expected 1 to 16",
+            geo.connections
+        ));
+    }
+    let geo_files = [&geo.tls_cert, &geo.tls_key, &geo.tls_ca];
+    let regions_speak_tls = geo_files.iter().all(|file| file.is_some());
+    if !regions_speak_tls && geo_files.iter().any(|file| file.is_some()) {
+        return wrong(
+            "geo.tls_cert, geo.tls_key and geo.tls_ca belong together: give all three, or none".to_owned(),
+        );
+    }
+    let tls = &settings.peer;
+    let files = [&tls.tls_cert, &tls.tls_key, &tls.tls_ca];
+    let peers_speak_tls = files.iter().all(|file| file.is_some());
+    if !peers_speak_tls && files.iter().any(|file| file.is_some()) {
+        return wrong(
+            "peer.tls_cert, peer.tls_key and peer.tls_ca belong together: give all three, or none".to_owned(),
+        );
+    }
+    for (key, listen, tls) in [
+        ("kafka.listen", settings.kafka.listen, false),
+        ("admin.listen", settings.admin.listen, false),
+        ("peer.listen", settings.peer_listen(), peers_speak_tls),
+        (
+            "geo.listen",
+            geo.listen.unwrap_or_else(|| settings.peer_listen()),
+            regions_speak_tls || geo.listen.is_none(),
+        ),
     ] {
-        if !listen.ip().is_loopback() && !settings.node.insecure {
+        if !listen.ip().is_loopback() && !tls && !settings.node.insecure {
             return wrong(format!(
                 "{key} is {listen}, which other machines can reach without TLS: listen on 127.0.0.1, or say \
                  --insecure (node.insecure = true) if the network is trusted"
             ));
         }
     }
-    if let Some(advertise) = &settings.kafka.advertise
-        && crate::server::host_and_port(&advertise.0).is_none()
-    {
-        return wrong(format!(
-            "kafka.advertise is {:?}, expected HOST:PORT",
-            advertise.0
-        ));
+    let advertised = [
+        ("kafka.advertise", &settings.kafka.advertise),
+        ("peer.advertise", &settings.peer.advertise),
+        ("geo.advertise", &settings.geo.advertise),
+    ];
+    let advertised = advertised
+        .iter()
+        .filter_map(|(key, address)| Some((*key, address.as_ref()?.0.as_str())));
+    let seeds = settings
+        .region
+        .seeds
+        .0
+        .iter()
+        .map(|seed| ("region.seeds", seed.as_str()));
+    let geo_seeds = geo.seeds.0.iter().map(|seed| ("geo.seeds", seed.as_str()));
+    for (key, address) in advertised.chain(seeds).chain(geo_seeds) {
+        if crate::server::host_and_port(address).is_none() {
+            return wrong(format!("{key} has {address:?}, expected HOST:PORT"));
+        }
     }
     Ok(())
 }

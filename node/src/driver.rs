@@ -1,4 +1,4 @@
-//! The node's clock, its randomness and its journal thread.
+//! The node's clock, its randomness, and its threads.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,4 +38,42 @@ pub(crate) fn spawn_writer(writer: Writer) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name("journal-writer".to_owned())
         .spawn(move || writer.run())
+}
+
+/// A runtime on a thread of its own for what load must not delay: the beats between nodes.
+pub(crate) struct UrgentRuntime {
+    handle: tokio::runtime::Handle,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl UrgentRuntime {
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("urgent".to_owned())
+            .spawn(move || {
+                // An error means that the node is gone, which ends this too.
+                let _ = runtime.block_on(stopped);
+            })?;
+        Ok(Self {
+            handle,
+            stop: Some(stop),
+        })
+    }
+
+    pub(crate) fn handle(&self) -> tokio::runtime::Handle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for UrgentRuntime {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
 }

@@ -12,7 +12,8 @@ use thiserror::Error;
 
 use crate::disk;
 
-const NAME: &str = "identity.json";
+/// Name of the file.
+pub(crate) const NAME: &str = "identity.json";
 const FORMAT: u32 = 1;
 
 /// Why the directory cannot be this node's.
@@ -51,6 +52,28 @@ struct Stored {
     format: u32,
     node: u32,
     incarnation: String,
+    /// The region that it was restored for; one that was not takes the settings' word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    region: Option<String>,
+}
+
+/// The node and the region that a directory is of, where it can be told. What is wrong with it is told by [`identify`].
+pub(crate) fn look(data: &Path) -> Option<(NodeId, Option<String>)> {
+    let text = disk::read_if_there(&data.join(NAME)).ok()??;
+    let stored: Stored = serde_json::from_slice(&text).ok()?;
+    (stored.format == FORMAT).then_some((NodeId(stored.node), stored.region))
+}
+
+/// Makes the directory that of a node of a restored region.
+pub(crate) fn give(data: &Path, node: NodeId, incarnation: Uuid, region: &str) -> std::io::Result<()> {
+    let stored = Stored {
+        format: FORMAT,
+        node: node.0,
+        incarnation: incarnation.to_string(),
+        region: Some(region.to_owned()),
+    };
+    let text = serde_json::to_vec_pretty(&stored).expect("plain fields");
+    disk::write_whole(data, NAME, &text)
 }
 
 /// Reads the directory's identity, or gives it one. Returns its incarnation.
@@ -92,6 +115,7 @@ pub(crate) fn identify(data: &Path, node: NodeId, random: &Random) -> Result<Uui
                 format: FORMAT,
                 node: node.0,
                 incarnation: incarnation.to_string(),
+                region: None,
             };
             let text = serde_json::to_vec_pretty(&stored).expect("three plain fields");
             disk::write_whole(data, NAME, &text).map_err(io)?;

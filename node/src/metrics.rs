@@ -1,13 +1,26 @@
-//! Metrics of journal and shards, read when they are scraped. The catalogue is `docs/metrics.md`.
+//! Metrics of journal, shards and region, read when they are scraped. The catalogue is `docs/metrics.md`.
 
-use meridian_shard::Usage;
+mod mirror;
+mod region;
+mod tier;
+
+use meridian_shard::{Region, Usage};
+use prometheus::core::Collector;
 use prometheus::{Gauge, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use self::mirror::MirrorMetrics;
+use self::region::RegionMetrics;
+use self::tier::TierMetrics;
 
 /// The node's registry, with the gauges that are filled from [`Usage`].
 pub(crate) struct Metrics {
     registry: Registry,
     journal: Journal,
     shards: Shards,
+    region: RegionMetrics,
+    tier: TierMetrics,
+    mirror: MirrorMetrics,
+    not_compacted: IntGauge,
 }
 
 struct Journal {
@@ -30,6 +43,7 @@ struct Journal {
 struct Shards {
     led: IntGauge,
     stopped: IntGauge,
+    damaged: IntGauge,
     partitions: IntGauge,
     queued_bytes: IntGaugeVec,
     applied_index: IntGaugeVec,
@@ -37,25 +51,13 @@ struct Shards {
 
 impl Metrics {
     pub(crate) fn new(registry: Registry) -> prometheus::Result<Self> {
-        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
-            let gauge = IntGauge::with_opts(Opts::new(name, help))?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
-            let counter = IntCounter::with_opts(Opts::new(name, help))?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
-        let seconds = |name: &str, help: &str| -> prometheus::Result<Gauge> {
-            let gauge = Gauge::with_opts(Opts::new(name, help))?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let by_shard = |name: &str, help: &str| -> prometheus::Result<IntGaugeVec> {
-            let gauge = IntGaugeVec::new(Opts::new(name, help), &["shard"])?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
+        let gauge =
+            |name: &str, help: &str| registered(&registry, IntGauge::with_opts(Opts::new(name, help)));
+        let counter =
+            |name: &str, help: &str| registered(&registry, IntCounter::with_opts(Opts::new(name, help)));
+        let seconds = |name: &str, help: &str| registered(&registry, Gauge::with_opts(Opts::new(name, help)));
+        let by_shard = |name: &str, help: &str| {
+            registered(&registry, IntGaugeVec::new(Opts::new(name, help), &["shard"]))
         };
         let journal = Journal {
             disk_bytes: gauge("meridian_journal_disk_bytes", "Bytes of journal files.")?,
@@ -94,6 +96,10 @@ impl Metrics {
         let shards = Shards {
             led: gauge("meridian_shards_led", "Shards that this node leads.")?,
             stopped: gauge("meridian_shards_stopped", "Shards that do not run on this node.")?,
+            damaged: gauge(
+                "meridian_shards_damaged",
+                "Shards whose replica on this node has lost something.",
+            )?,
             partitions: gauge("meridian_partitions", "Partitions with records on this node.")?,
             queued_bytes: by_shard(
                 "meridian_shard_queued_bytes",
@@ -104,16 +110,36 @@ impl Metrics {
                 "Raft index of the last applied entry.",
             )?,
         };
+        let not_compacted = gauge(
+            "meridian_topics_not_compacted",
+            "Topics that ask for compaction in a region without a bucket, where nothing is compacted.",
+        )?;
+        let region = RegionMetrics::new(&registry)?;
+        let tier = TierMetrics::new(&registry)?;
+        let mirror = MirrorMetrics::new(&registry)?;
         Ok(Self {
             registry,
             journal,
             shards,
+            not_compacted,
+            region,
+            tier,
+            mirror,
         })
     }
 
     /// The text that Prometheus scrapes.
-    pub(crate) fn encode(&self, usage: &Usage) -> prometheus::Result<String> {
-        self.fill(usage);
+    pub(crate) fn encode(&self, region: &Region) -> prometheus::Result<String> {
+        self.fill(&region.usage());
+        self.region.fill(&region.status(), &region.peers().stats());
+        self.not_compacted.set(signed(region.uncompacted_topics() as u64));
+        let mirror = region.mirror_status();
+        if mirror.is_geo {
+            self.mirror.fill(&mirror, region.mirror_counters().as_deref());
+        }
+        if let Some(usage) = region.tier_usage() {
+            self.tier.fill(&usage);
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
@@ -141,7 +167,9 @@ impl Metrics {
             .filter(|shard| shard.stopped.is_some())
             .count();
         self.shards.led.set(signed(led as u64));
+        let damaged = usage.shards.iter().filter(|shard| shard.damaged).count();
         self.shards.stopped.set(signed(stopped as u64));
+        self.shards.damaged.set(signed(damaged as u64));
         self.shards.partitions.set(signed(
             usage.shards.iter().map(|shard| shard.partitions as u64).sum(),
         ));
@@ -163,6 +191,16 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// A collector that the registry now knows.
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
 /// Brings a counter up to a total that is counted elsewhere.
 fn advance(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
@@ -172,8 +210,8 @@ fn advance(counter: &IntCounter, total: u64) {
 mod tests {
     use std::collections::BTreeSet;
 
-    use meridian_shard::ShardUsage;
-    use meridian_types::ShardId;
+    use meridian_shard::{Leadership, MemberStatus, RegionStatus, ReplicaStatus, ShardStatus, ShardUsage};
+    use meridian_types::{NodeId, RaftIndex, ShardId, Term};
 
     use super::*;
 
@@ -184,6 +222,7 @@ mod tests {
             shard: ShardId(0),
             led_here: true,
             stopped: None,
+            damaged: false,
             partitions: 1,
             queued_bytes: 1,
             applied_index: 1,
@@ -193,6 +232,9 @@ mod tests {
             shards: vec![shard],
         };
         metrics.fill(&usage);
+        metrics.region.fill(&whole_region(), &[peer()]);
+        metrics.tier.fill(&tier::tests::usage());
+        metrics.mirror.fill(&mirror::tests::status(Some(100)), None);
         let registered: BTreeSet<String> = metrics
             .registry
             .gather()
@@ -206,6 +248,66 @@ mod tests {
             .map(|name| format!("meridian_{name}"))
             .collect();
         assert_eq!(registered, catalogue);
+    }
+
+    fn peer() -> meridian_peer::PeerStats {
+        meridian_peer::PeerStats {
+            node: NodeId(2),
+            lane: meridian_peer::Lane::Bulk,
+            sent_bytes: 1,
+            sent_frames: 1,
+            received_bytes: 1,
+            received_frames: 1,
+            connects: 1,
+            failed_dials: 1,
+            dropped_notices: 1,
+            queue_bytes: 1,
+            last_failure: None,
+        }
+    }
+
+    fn whole_region() -> RegionStatus {
+        let member = MemberStatus {
+            node: NodeId(2),
+            is_voter: true,
+            matched: None,
+            applied: Some(RaftIndex(5)),
+        };
+        let replica = ReplicaStatus {
+            leadership: Leadership::Leading { term: Term(3) },
+            committed: RaftIndex(7),
+            partitions: 1,
+            members: vec![member],
+            is_moving: false,
+        };
+        let shard = ShardStatus {
+            shard: ShardId::CONTROLLER,
+            leader: Some(NodeId(1)),
+            leader_epoch: None,
+            placement: vec![NodeId(1), NodeId(2)],
+            stopped: None,
+            replica: Some(replica),
+        };
+        RegionStatus {
+            node: NodeId(1),
+            nodes: Vec::new(),
+            shards: vec![shard],
+        }
+    }
+
+    #[test]
+    fn a_leader_tells_how_far_each_replica_is_behind() {
+        let metrics = Metrics::new(Registry::new()).expect("no two have one name");
+        metrics.region.fill(&whole_region(), &[]);
+        let text = TextEncoder::new()
+            .encode_to_string(&metrics.registry.gather())
+            .expect("text");
+        let lag = r#"meridian_shard_replica_lag_entries{node="2",shard="controller"} 2"#;
+        assert!(text.contains(lag), "{text}");
+        assert!(
+            text.contains(r#"meridian_shard_term{shard="controller"} 3"#),
+            "{text}"
+        );
     }
 
     #[test]

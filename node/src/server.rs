@@ -6,18 +6,26 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use meridian_broker::{Broker, BrokerHandle, BrokerSettings, HostPort, ListenError, ListenerSettings};
-use meridian_controller::NodeRegistration;
-use meridian_journal::{Journal, JournalSettings, RealDisk};
-use meridian_shard::{Region, RegionSettings, RegionStartError, RegisterError, ShardSettings};
-use meridian_types::{NodeId, Uuid};
+use meridian_journal::{Disk, Journal, JournalSettings, RealDisk};
+use meridian_net::TcpNet;
+use meridian_peer::TlsError;
+use meridian_shard::{
+    PeerSettings, PeerTls, Region, RegionParts, RegionSettings, RegionStartError, RegisterError,
+    ShardSettings,
+};
+use meridian_types::NodeId;
 use prometheus::Registry;
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::driver;
+use crate::bucket::{self, BucketError};
+use crate::driver::{self, UrgentRuntime};
+use crate::geo;
 use crate::identity::{self, IdentityError};
 use crate::metrics::Metrics;
+use crate::restore::{self, HalfRestored};
 use crate::settings::{Durability, Settings};
 
 /// Why a node does not start. The text says what to do.
@@ -37,6 +45,9 @@ pub enum ServerError {
     /// The data directory belongs to another node.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The data directory is not whole.
+    #[error(transparent)]
+    HalfRestored(#[from] HalfRestored),
     /// The Kafka listener cannot be opened.
     #[error(transparent)]
     Kafka(#[from] ListenError),
@@ -54,13 +65,28 @@ pub enum ServerError {
     /// The node cannot take its part in the region.
     #[error(transparent)]
     Region(#[from] RegionStartError),
-    /// The journal's thread cannot be started.
-    #[error("cannot start the journal's thread: {0}")]
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// The bucket cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// The certificates for the other nodes cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The certificates for other regions cannot be used.
+    #[error(transparent)]
+    GeoTls(#[from] meridian_shard::GeoTlsError),
     /// Metrics clash: a defect.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
+
+/// Left on the disk for checkpoints, unless half a file of the journal is less.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// Leaderships are given away for so long before a planned stop.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running node.
 pub struct Server {
@@ -69,8 +95,11 @@ pub struct Server {
     region: Region,
     broker: BrokerHandle,
     writer: JoinHandle<()>,
+    /// Says that the node is about to stop.
     stopping: CancellationToken,
+    broker_stop: CancellationToken,
     admin_stop: CancellationToken,
+    _urgent: UrgentRuntime,
 }
 
 impl Server {
@@ -78,6 +107,7 @@ impl Server {
     pub async fn start(settings: &Settings) -> Result<Self, ServerError> {
         let random = driver::randomness(None);
         let data = &settings.node.data;
+        restore::check_whole(data)?;
         let incarnation = identity::identify(data, NodeId(settings.node.id), &random)?;
         let disk = |name: &str| {
             let directory = data.join(name);
@@ -89,21 +119,54 @@ impl Server {
                 })
         };
         let (journal_disk, checkpoint_disk) = (disk("journal")?, disk("checkpoints")?);
-        let journal_settings = journal_settings(settings, random() as u64);
+        let journal_bytes_max = journal_budget(&*journal_disk, settings);
+        let journal_settings = JournalSettings {
+            bytes_max: journal_bytes_max,
+            ..journal_settings(settings, random() as u64)
+        };
         let opened = tokio::task::spawn_blocking(move || Journal::open(journal_disk, journal_settings));
         let (journal, writer) = opened.await.expect("recovery does not panic")?;
         let writer = driver::spawn_writer(writer).map_err(ServerError::Thread)?;
 
-        let region = Region::start(
-            region_settings(settings),
+        let urgent = UrgentRuntime::start().map_err(ServerError::Thread)?;
+        let peer = PeerSettings {
+            tls: peer_tls(settings)?,
+            urgent: Some(urgent.handle()),
+            ..PeerSettings::new(
+                geo::broker_id(settings),
+                incarnation,
+                settings.region.name.0.clone(),
+            )
+        };
+        let parts = RegionParts {
             journal,
-            checkpoint_disk,
-            driver::wall_clock(),
+            checkpoints: checkpoint_disk,
+            net: Arc::new(TcpNet),
+            clock: driver::wall_clock(),
             random,
-        )
-        .await?;
+        };
+        let (stopping, admin_stop) = (CancellationToken::new(), CancellationToken::new());
+        let (progress, waiting_for) = watch::channel("the node starts".to_owned());
+        let admin_error = |source| ServerError::Admin {
+            address: settings.admin.listen,
+            source,
+        };
+        let listener = admin::bind(settings.admin.listen).await.map_err(admin_error)?;
+        let admin_address = listener.local_addr().map_err(admin_error)?;
+        let admin = Arc::new(Admin::new(waiting_for, stopping.clone()));
+        tokio::spawn(admin::serve(listener, Arc::clone(&admin), admin_stop.clone()));
+        // A node that does not get to serve does not answer for long.
+        let unless_started = admin_stop.clone().drop_guard();
+        let region_settings = RegionSettings {
+            journal_bytes_max,
+            progress: Some(progress),
+            bucket: bucket::open(settings, &parts).await?,
+            geo: geo::settings(settings, &parts.random)?,
+            ..region_settings(settings, peer)
+        };
+        let region = Region::start(region_settings, parts).await?;
         let registry = Registry::new();
-        let stopping = CancellationToken::new();
+        let broker_stop = CancellationToken::new();
         let broker_settings = broker_settings(settings);
         let listener = ListenerSettings {
             name: "kafka".to_owned(),
@@ -119,27 +182,13 @@ impl Server {
             region.clone(),
             vec![listener],
             &registry,
-            stopping.clone(),
+            broker_stop.clone(),
         )
         .await?;
         let kafka = broker.local_addresses()[0];
-        region
-            .register(registration(settings, kafka, incarnation))
-            .await?;
-
-        let admin_error = |source| ServerError::Admin {
-            address: settings.admin.listen,
-            source,
-        };
-        let listener = admin::bind(settings.admin.listen).await.map_err(admin_error)?;
-        let admin_address = listener.local_addr().map_err(admin_error)?;
-        let admin_stop = CancellationToken::new();
-        let admin = Admin {
-            region: region.clone(),
-            metrics: Metrics::new(registry)?,
-            stopping: stopping.clone(),
-        };
-        tokio::spawn(admin::serve(listener, Arc::new(admin), admin_stop.clone()));
+        region.register(told_address(settings, kafka)).await?;
+        admin.started(region.clone(), Metrics::new(registry)?);
+        unless_started.disarm();
         Ok(Self {
             kafka,
             admin: admin_address,
@@ -147,7 +196,9 @@ impl Server {
             broker,
             writer,
             stopping,
+            broker_stop,
             admin_stop,
+            _urgent: urgent,
         })
     }
 
@@ -161,9 +212,27 @@ impl Server {
         self.admin
     }
 
-    /// Finishes what is in flight, makes checkpoints and stops.
+    /// Where nodes of other regions are told to connect, where this region is one of several.
+    pub fn geo_address(&self) -> Option<String> {
+        self.region.geo_address()
+    }
+
+    /// The id under which clients know this node.
+    pub fn broker_id(&self) -> NodeId {
+        self.region.node_id()
+    }
+
+    /// Hands leadership over, finishes what is in flight, makes checkpoints and stops.
     pub async fn stop(self) {
         self.stopping.cancel();
+        let left = self.region.hand_over(HAND_OVER_TIMEOUT).await;
+        if left > 0 {
+            tracing::info!(
+                shards = left,
+                "no other node takes the leadership of these shards"
+            );
+        }
+        self.broker_stop.cancel();
         self.broker.join().await;
         self.region.shutdown().await;
         let writer = self.writer;
@@ -177,10 +246,29 @@ impl Server {
     }
 }
 
+/// `journal.bytes_max`, or what the disk has for the journal if that is less: a tenth of what is free is left for
+/// checkpoints and others.
+fn journal_budget(disk: &dyn Disk, settings: &Settings) -> u64 {
+    let wanted = settings.journal.bytes_max.0;
+    let (Ok(files), Ok(free_bytes)) = (disk.list(), disk.free_bytes()) else {
+        return wanted;
+    };
+    let held_bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    let room = (held_bytes + free_bytes / 10 * 9).max(3 * settings.journal.file_bytes.0);
+    if wanted > room {
+        tracing::info!(
+            journal_bytes_max = wanted,
+            room,
+            "the disk has less room than journal.bytes_max: the oldest files go earlier"
+        );
+    }
+    wanted.min(room)
+}
+
 fn journal_settings(settings: &Settings, seed: u64) -> JournalSettings {
     JournalSettings {
         file_bytes: settings.journal.file_bytes.0,
-        bytes_max: settings.journal.bytes_max.0,
+        left_free_bytes: (settings.journal.file_bytes.0 / 2).min(CHECKPOINT_BYTES),
         cache_bytes: settings.journal.cache_bytes.as_usize(),
         queue_bytes_max: settings.journal.queue_bytes_max.as_usize(),
         durability: match settings.journal.durability {
@@ -191,16 +279,27 @@ fn journal_settings(settings: &Settings, seed: u64) -> JournalSettings {
     }
 }
 
-fn region_settings(settings: &Settings) -> RegionSettings {
+fn region_settings(settings: &Settings, peer: PeerSettings) -> RegionSettings {
+    let address = |text: &str| host_and_port(text).map(|at| meridian_shard::HostPort::new(at.host, at.port));
     RegionSettings {
-        node: NodeId(settings.node.id),
-        region: settings.region.name.0.clone(),
+        peer_listen: settings.peer_listen(),
+        peer_advertise: settings.peer.advertise.as_ref().and_then(|text| address(&text.0)),
+        seeds: settings
+            .region
+            .seeds
+            .0
+            .iter()
+            .filter_map(|seed| address(seed))
+            .collect(),
+        rack: settings.node.rack.as_ref().map(|rack| rack.0.clone()),
+        feature_level_max: settings.node.feature_level_max,
+        replicas: settings.region.replicas,
         shards: settings.region.shards,
         cluster_id: settings.region.cluster_id.as_ref().map(|id| id.0.clone()),
         heartbeat_interval: Duration::from_millis(settings.raft.heartbeat_interval_ms),
         election_timeout: Duration::from_millis(settings.raft.election_timeout_ms),
+        dead_after: Duration::from_secs(settings.region.dead_after_seconds),
         maintenance_interval: Duration::from_millis(settings.shard.maintenance_interval_ms),
-        journal_bytes_max: settings.journal.bytes_max.0,
         start_timeout: Duration::from_secs(60),
         shard: ShardSettings {
             queue_bytes_max: settings.shard.queue_bytes_max.as_usize(),
@@ -210,11 +309,20 @@ fn region_settings(settings: &Settings) -> RegionSettings {
             checkpoint_entries: settings.shard.checkpoint_entries,
             checkpoint_bytes: settings.shard.checkpoint_bytes.0,
         },
+        ..RegionSettings::new(peer)
     }
 }
 
-/// What the region is told about this node.
-fn registration(settings: &Settings, kafka: SocketAddr, incarnation: Uuid) -> NodeRegistration {
+fn peer_tls(settings: &Settings) -> Result<Option<PeerTls>, TlsError> {
+    let peer = &settings.peer;
+    match (&peer.tls_cert, &peer.tls_key, &peer.tls_ca) {
+        (Some(certificate), Some(key), Some(ca)) => PeerTls::load(certificate, key, ca).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Where clients are told to reach this node.
+fn told_address(settings: &Settings, kafka: SocketAddr) -> meridian_controller::HostPort {
     let advertised = settings
         .kafka
         .advertise
@@ -224,12 +332,9 @@ fn registration(settings: &Settings, kafka: SocketAddr, incarnation: Uuid) -> No
         host: kafka.ip().to_string(),
         port: kafka.port(),
     });
-    NodeRegistration {
-        node: NodeId(settings.node.id),
-        incarnation,
+    meridian_controller::HostPort {
         host: address.host,
         port: address.port,
-        rack: settings.node.rack.as_ref().map(|rack| rack.0.clone()),
     }
 }
 

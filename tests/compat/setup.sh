@@ -2,7 +2,7 @@
 # Installs the Kafka clients that the compatibility tests run: into target/clients, nothing global but Debian packages.
 #
 # Idempotent: a client whose inputs have not changed is left alone. A client whose tool is missing on this machine is
-# reported and left out; its tests then print a reason and skip. Usage: tests/compat/setup.sh [python|java|go|kcat|strace ...]
+# reported and left out; its tests then print a reason and skip. Usage: tests/compat/setup.sh [python|columns|java|go|kcat|strace ...]
 set -u -o pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -56,6 +56,19 @@ debian() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$1" >>"$log" 2>&1
 }
 
+# make_venv NAME: an empty venv for Python packages, or why there can be none.
+make_venv() {
+    if ! command -v python3 >/dev/null; then
+        skip "$1" "python3 is not installed"
+        return 1
+    fi
+    rm -rf "$out/$1"
+    if ! python3 -m venv "$out/$1" >>"$log" 2>&1; then
+        skip "$1" "python3 cannot make a venv here (on Debian: apt-get install python3-venv)"
+        return 1
+    fi
+}
+
 setup_python() {
     local hash
     hash=$(fingerprint "$here/python/requirements.txt")
@@ -63,18 +76,27 @@ setup_python() {
         say "python: up to date"
         return
     fi
-    if ! command -v python3 >/dev/null; then
-        skip python "python3 is not installed"
-        return
-    fi
+    make_venv python || return 0
     say "python: installing confluent-kafka and kafka-python into a venv"
-    rm -rf "$out/python"
-    if ! python3 -m venv "$out/python" >>"$log" 2>&1; then
-        skip python "python3 cannot make a venv here (on Debian: apt-get install python3-venv)"
-        return
-    fi
     run python "$out/python/bin/pip" install -q -r "$here/python/requirements.txt" || return
     finish python "$hash" "$("$out/python/bin/python" --version 2>&1)"
+}
+
+setup_columns() {
+    local hash
+    hash=$(fingerprint "$root/clients/python/requirements.txt")
+    if fresh columns "$hash"; then
+        say "columns: up to date"
+        return
+    fi
+    make_venv columns || return 0
+    say "columns: installing pyarrow, DuckDB and Polars into a venv"
+    # Only what is there as a wheel: building them takes an hour.
+    if ! "$out/columns/bin/pip" install -q --only-binary :all: -r "$root/clients/python/requirements.txt" >>"$log" 2>&1; then
+        skip columns "the Python packages of clients/python/requirements.txt cannot be had here (see $log)"
+        return
+    fi
+    finish columns "$hash" "$("$out/columns/bin/python" --version 2>&1)"
 }
 
 setup_java() {
@@ -146,11 +168,11 @@ setup_strace() {
     fi
 }
 
-for client in ${*:-python java go kcat strace}; do
+for client in ${*:-python columns java go kcat strace}; do
     case $client in
-        python | java | go | kcat | strace) "setup_$client" ;;
+        python | columns | java | go | kcat | strace) "setup_$client" ;;
         *)
-            say "unknown client '$client': expected python, java, go, kcat or strace"
+            say "unknown client '$client': expected python, columns, java, go, kcat or strace"
             exit 2
             ;;
     esac

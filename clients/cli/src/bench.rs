@@ -15,6 +15,7 @@ mod end_to_end;
 mod prepare;
 mod prepared;
 mod produce;
+mod replay;
 mod report;
 mod target;
 mod verify;
@@ -27,6 +28,8 @@ pub(crate) enum BenchCommand {
     Consume(consume::ConsumeArgs),
     /// Measure the time from when a record is due until a consumer has it
     EndToEnd(end_to_end::EndToEndArgs),
+    /// Measure how fast one processor turns history into Arrow; needs no server
+    Replay(replay::ReplayArgs),
 }
 
 impl BenchCommand {
@@ -40,6 +43,7 @@ impl BenchCommand {
             Self::Produce(args) => args.run(context).await,
             Self::Consume(args) => args.run(context).await,
             Self::EndToEnd(args) => args.run(context).await,
+            Self::Replay(args) => args.run(context),
         }
     }
 }

@@ -30,9 +30,24 @@ pub(crate) struct SettingArgs {
     /// Address for health and metrics; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
+    /// Address for the other nodes of the region; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    peer: Option<SocketAddr>,
+    /// Address for nodes of other regions; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    geo: Option<SocketAddr>,
     /// Name of the region
     #[arg(long, value_name = "NAME")]
     region: Option<String>,
+    /// Number of the region, unique among the regions of one cluster
+    #[arg(long, value_name = "N")]
+    region_number: Option<u16>,
+    /// Peer addresses of nodes of the region, with commas between them
+    #[arg(long, value_name = "HOST:PORT,..")]
+    seeds: Option<String>,
+    /// The region's bucket: s3://, gs://, az://, file:// or a directory; `none` for no bucket
+    #[arg(long, value_name = "URL")]
+    bucket: Option<String>,
     /// Number of this node
     #[arg(long, value_name = "N")]
     node_id: Option<u32>,
@@ -59,7 +74,15 @@ impl SettingArgs {
         flag("kafka.listen", self.kafka.map(|address| address.to_string()));
         flag("kafka.advertise", self.advertise.clone());
         flag("admin.listen", self.admin.map(|address| address.to_string()));
+        flag("peer.listen", self.peer.map(|address| address.to_string()));
+        flag("geo.listen", self.geo.map(|address| address.to_string()));
         flag("region.name", self.region.clone());
+        flag(
+            "region.number",
+            self.region_number.map(|number| number.to_string()),
+        );
+        flag("region.seeds", self.seeds.clone());
+        flag("tier.url", self.bucket.clone());
         flag("node.id", self.node_id.map(|id| id.to_string()));
         flag("node.rack", self.rack.clone());
         flag("node.insecure", self.insecure.then(|| "true".to_owned()));

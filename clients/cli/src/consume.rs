@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use meridian_client::admin::OffsetSpec;
-use meridian_client::{Admin, Consumer, ConsumerSettings, Fetched, StartAt};
+use meridian_client::{Admin, Consumer, ConsumerSettings, Fetched, StartAt, Token};
 use meridian_types::{Offset, TimestampMs};
 use tokio::time::timeout;
 
@@ -27,6 +27,7 @@ Examples:
   meridian consume orders --follow                  everything, and what comes
   meridian consume orders --from latest --follow    only what comes
   meridian consume orders --from -10                the last ten of each partition
+  meridian consume orders --rack asia --after $TOKEN  next door, with what was written under the token
   meridian consume orders --from 2026-11-21T09:00:00Z --format '%T %k %s\\n'"))]
 pub(crate) struct ConsumeArgs {
     /// The topic
@@ -55,6 +56,13 @@ pub(crate) struct ConsumeArgs {
     /// Leave out records of transactions that are not committed
     #[arg(long)]
     read_committed: bool,
+    /// Read from a replica in this rack or region, where there is one
+    #[arg(long, value_name = "RACK")]
+    rack: Option<String>,
+    /// Read only where the record of this token is, which `meridian produce --token` has printed; a broker gets --timeout
+    /// for getting it
+    #[arg(long, value_name = "TOKEN", value_delimiter = ',')]
+    after: Vec<Token>,
 }
 
 /// Where to end.
@@ -113,6 +121,12 @@ impl ConsumeArgs {
                 self.topic
             )));
         }
+        if let Some(token) = self.after.iter().find(|token| Some(token.topic) != topic.id) {
+            return Err(CliError::usage(format!(
+                "the token {token} is of another topic than '{}', or of one of this name that was deleted",
+                self.topic
+            )));
+        }
         let chosen: Vec<u32> = if self.partitions.is_empty() {
             topic.partitions.iter().map(|it| it.index).collect()
         } else {
@@ -124,6 +138,7 @@ impl ConsumeArgs {
         };
         let settings = ConsumerSettings {
             read_committed: self.read_committed,
+            rack: self.rack.clone(),
             ..ConsumerSettings::default()
         };
         let mut consumer = Consumer::start(&cluster, settings);
@@ -131,8 +146,11 @@ impl ConsumeArgs {
             .iter()
             .map(|index| (self.topic.clone(), *index, self.from))
             .collect();
-        consumer.assign(&assignment).await?;
-        self.drop_finished(&cluster, &consumer, &mut progress).await?;
+        let begins = consumer
+            .assign_after(&assignment, &self.after, context.timeout())
+            .await?;
+        self.drop_finished(&cluster, &consumer, &begins, &mut progress)
+            .await?;
         let mut out = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout());
         while !progress.ends.is_empty() && self.count.is_none_or(|count| progress.printed < count) {
             let next = match self.idle {
@@ -198,9 +216,9 @@ impl ConsumeArgs {
         &self,
         cluster: &meridian_client::Cluster,
         consumer: &Consumer,
+        begins: &BTreeMap<(String, u32), Offset>,
         progress: &mut Progress,
     ) -> Result<(), CliError> {
-        let positions = consumer.positions();
         let starts: Vec<_> = progress
             .ends
             .keys()
@@ -213,7 +231,7 @@ impl ConsumeArgs {
             .filter(|(index, end)| {
                 let key = (self.topic.clone(), **index);
                 let start = starts.get(&key).and_then(|it| it.offset).unwrap_or_default();
-                let position = positions.get(&key).copied().unwrap_or_default();
+                let position = begins.get(&key).copied().unwrap_or_default();
                 // A position behind the log's end is left for the server to refuse: a wrong offset must not look
                 // like an empty partition.
                 end.is_some_and(|end| {

@@ -76,6 +76,15 @@ impl Context {
         Ok(Cluster::connect(self.cluster_settings()).await?)
     }
 
+    /// Connects to another cluster than `--server` names.
+    pub(crate) async fn connect_to(&self, servers: Vec<Endpoint>) -> Result<Cluster, CliError> {
+        let settings = ClusterSettings {
+            bootstrap: servers,
+            ..self.cluster_settings()
+        };
+        Ok(Cluster::connect(settings).await?)
+    }
+
     /// Connects, for administration.
     pub(crate) async fn admin(&self) -> Result<Admin, CliError> {
         Ok(Admin::new(&self.connect().await?))

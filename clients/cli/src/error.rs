@@ -6,6 +6,8 @@ use meridian_client::cluster::{CoordinatorError, TopicError};
 use meridian_client::{AdminError, ConsumeError, Phase, RequestCause, RequestError};
 use meridian_wire::ErrorCode;
 
+use crate::cert::make::MakeError;
+
 /// The exit status of a command that is not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -88,6 +90,15 @@ impl From<std::io::Error> for CliError {
     }
 }
 
+impl From<MakeError> for CliError {
+    fn from(error: MakeError) -> Self {
+        match error {
+            MakeError::Name(_) => Self::usage(error.to_string()),
+            _ => Self::failed(error.to_string()),
+        }
+    }
+}
+
 impl From<RequestError> for CliError {
     fn from(error: RequestError) -> Self {
         let endpoint = &error.endpoint;
@@ -108,6 +119,9 @@ impl From<RequestError> for CliError {
                 "a server that expects TLS, or one that does not speak the Kafka protocol, looks like this"
                     .to_owned(),
             ),
+            (Phase::Request(_), RequestCause::Unsupported { api, .. }) if api.is_private() => {
+                Some("only a Meridian server offers this operation, and this one does not say that it is one".to_owned())
+            }
             (Phase::Request(_), RequestCause::Unsupported { .. }) => {
                 Some("the server is too old or does not offer this operation".to_owned())
             }
@@ -140,6 +154,10 @@ fn advice_for(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::InvalidReplicationFactor => {
             "there must be as many brokers as replicas; `meridian cluster status` lists the brokers"
+        }
+        ErrorCode::BrokerIdNotRegistered => "`meridian cluster status` lists the nodes",
+        ErrorCode::NotEnoughReplicas => {
+            "too few of the partition's nodes are alive for its min.insync.replicas; `meridian cluster status` lists the nodes"
         }
         ErrorCode::InvalidTopicException => {
             "a topic's name has 1 to 249 letters, digits, dots, underscores and hyphens"
@@ -197,6 +215,9 @@ impl From<ConsumeError> for CliError {
             ConsumeError::Refused { ref refusal, .. } => Self::refused(error.to_string(), refusal.code),
             ConsumeError::OutOfRange { .. } => Self::failed(error.to_string())
                 .advise("`meridian topic describe` shows where the log starts and ends"),
+            ConsumeError::NotYet { .. } => Self::failed(error.to_string()).advise(
+                "a longer --timeout waits longer; without --rack the leader is read, which has it; `meridian mirror status` shows how far mirrors are",
+            ),
             other => Self::failed(other.to_string()),
         }
     }

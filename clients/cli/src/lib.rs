@@ -11,19 +11,29 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod bench;
+mod bucket;
+mod cert;
 mod cluster;
 mod completions;
 mod config;
 mod consume;
 mod context;
+mod debug;
+mod demo;
 mod error;
+mod failover;
 mod group;
 mod journal;
+mod link;
+mod mirror;
 mod output;
 mod parse;
 mod produce;
+mod region;
+mod replay;
 mod serve;
 mod text_format;
+mod tier;
 mod topic;
 
 pub use context::GlobalArgs;
@@ -60,15 +70,38 @@ enum Command {
     Cluster(cluster::ClusterCommand),
     /// Serve Kafka clients: one node of a region
     Serve(Box<serve::ServeArgs>),
+    Demo(Box<demo::DemoArgs>),
     /// Check and explain the configuration
     #[command(subcommand)]
     Config(Box<config::ConfigCommand>),
+    /// Make certificates for nodes and regions
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
     /// Look at a node's log on disk
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Look at a bucket, without brokers
+    #[command(subcommand)]
+    Tier(Box<tier::TierCommand>),
+    Replay(Box<replay::ReplayArgs>),
+    /// List and change the regions of a cluster, and rebuild one
+    #[command(subcommand)]
+    Region(Box<region::RegionCommand>),
+    /// Look at what carries content between regions, and bound it
+    #[command(subcommand)]
+    Link(link::LinkCommand),
+    /// Look how far the regions are, and prove that they hold the same
+    #[command(subcommand)]
+    Mirror(mirror::MirrorCommand),
+    /// Move ownership between regions
+    #[command(subcommand)]
+    Failover(failover::FailoverCommand),
     /// Put load on a server and measure it
     #[command(subcommand)]
     Bench(Box<bench::BenchCommand>),
+    /// Tools for those who work on Meridian
+    #[command(subcommand, hide = true)]
+    Debug(Box<debug::DebugCommand>),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -115,9 +148,18 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Group(command) => runtime.block_on(command.run(&context)),
         Command::Cluster(command) => runtime.block_on(command.run(&context)),
         Command::Serve(args) => runtime.block_on(args.run(&context)),
+        Command::Demo(args) => runtime.block_on(args.run(&context)),
         Command::Config(command) => command.run(&context),
+        Command::Cert(command) => command.run(&context),
         Command::Journal(command) => command.run(&context),
+        Command::Tier(command) => runtime.block_on(command.run(&context)),
+        Command::Replay(args) => runtime.block_on(args.run(&context)),
+        Command::Region(command) => runtime.block_on(command.run(&context)),
+        Command::Link(command) => runtime.block_on(command.run(&context)),
+        Command::Mirror(command) => runtime.block_on(command.run(&context)),
+        Command::Failover(command) => runtime.block_on(command.run(&context)),
         Command::Bench(command) => runtime.block_on(command.run(&context)),
+        Command::Debug(command) => runtime.block_on(command.run(&context)),
         Command::Completions(args) => args.run(),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use meridian_types::TimestampMs;
 use serde_json::Value;
 
 use crate::error::CliError;
@@ -174,9 +175,55 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
     }
 }
 
+/// A time as people read it, with three digits at most.
+pub(crate) fn time_text(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1e3;
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms if ms < 1e3 => format!("{ms:.0} ms"),
+        ms if ms < 1e5 => format!("{:.1} s", ms / 1e3),
+        ms => format!("{:.0} s", ms / 1e3),
+    }
+}
+
+/// A moment in UTC, as RFC 3339 writes it.
+pub(crate) fn moment_text(time: TimestampMs) -> String {
+    let (days, ms) = (time.0.div_euclid(86_400_000), time.0.rem_euclid(86_400_000));
+    // Years begin in March, so that the leap day ends one; 146,097 days are 400 years.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (seconds, ms) = (ms / 1000, ms % 1000);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_written_as_they_are_read() {
+        assert_eq!(moment_text(TimestampMs(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            moment_text(TimestampMs(1_709_210_096_789)),
+            "2024-02-29T12:34:56.789Z"
+        );
+        assert_eq!(moment_text(TimestampMs(-1)), "1969-12-31T23:59:59.999Z");
+        for day in (0..40_000).step_by(97) {
+            let time = TimestampMs(day * 86_400_000 + 3_600_007);
+            assert_eq!(crate::parse::parse_time(&moment_text(time)), Ok(time));
+        }
+    }
 
     #[test]
     fn numbers_stand_right_and_lines_have_no_trailing_space() {
@@ -194,5 +241,14 @@ mod tests {
         assert_eq!(bytes_text(1023), "1023 B");
         assert_eq!(bytes_text(1536), "1.5 KiB");
         assert_eq!(bytes_text(3 << 40), "3.0 TiB");
+    }
+
+    #[test]
+    fn times_are_readable() {
+        let text = |us| time_text(Duration::from_micros(us));
+        assert_eq!(text(340), "0.3 ms");
+        assert_eq!(text(81_400), "81 ms");
+        assert_eq!(text(2_500_000), "2.5 s");
+        assert_eq!(text(600_000_000), "600 s");
     }
 }

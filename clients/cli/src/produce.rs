@@ -1,11 +1,12 @@
 //! `meridian produce TOPIC`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use meridian_client::{Acks, Delivery, NewRecord, ProduceError, Producer, ProducerSettings};
-use meridian_types::TimestampMs;
+use meridian_client::{Acks, Admin, Delivery, NewRecord, ProduceError, Producer, ProducerSettings, Token};
+use meridian_types::{Offset, TimestampMs};
 use meridian_wire::batch::Compression;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
@@ -29,6 +30,7 @@ Examples:
   echo hello | meridian produce greetings
   meridian produce users --key-separator : < users.txt
   meridian consume a --output json | meridian produce b --format json
+  TOKEN=$(echo paid | meridian produce orders --token)
 
 With --format json each line is an object with `value` or `value_base64`, and if wanted `key` or `key_base64`,
 `headers` (objects with `key` and `value` or `value_base64`), `partition` and `timestamp_ms`: what `meridian consume
@@ -87,6 +89,9 @@ pub(crate) struct ProduceArgs {
     /// Say where each record was written
     #[arg(long, short)]
     verbose: bool,
+    /// Print a token of the last record of each partition, in one line: `meridian consume --after` reads where these are
+    #[arg(long, conflicts_with = "verbose")]
+    token: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -139,7 +144,12 @@ impl ProduceArgs {
         drop(deliveries);
         producer.flush().await;
         progress.finish_and_clear();
-        let (written, failed, first) = reporting
+        let Report {
+            written,
+            failed,
+            first,
+            last,
+        } = reporting
             .await
             .map_err(|error| CliError::failed(format!("reporting ended badly: {error}")))??;
         sent?;
@@ -154,11 +164,22 @@ impl ProduceArgs {
                 _ => CliError::failed(message),
             });
         }
-        if context.output.is_json() && !self.verbose {
-            let fields = json!({ "topic": self.topic, "records": written });
-            return context.output.document("produce", fields, String::new);
+        let mut fields = json!({ "topic": self.topic, "records": written });
+        let mut text = String::new();
+        if self.token {
+            let last: Vec<_> = last
+                .into_iter()
+                .map(|(partition, offset)| (self.topic.clone(), partition, offset))
+                .collect();
+            let tokens = Admin::new(&cluster).tokens(&last).await?;
+            let tokens: Vec<String> = tokens.iter().map(Token::to_string).collect();
+            text = tokens.join(",");
+            fields["tokens"] = json!(tokens);
         }
-        Ok(())
+        if self.verbose {
+            return Ok(());
+        }
+        context.output.document("produce", fields, || text)
     }
 
     async fn send_all(
@@ -301,20 +322,35 @@ async fn read_part<R: AsyncBufRead + Unpin>(
     }
 }
 
-/// Waits for the deliveries: how many records were written, how many not, and the first reason.
+/// What became of all records.
+#[derive(Default)]
+struct Report {
+    written: usize,
+    failed: usize,
+    /// Why the first was not written.
+    first: Option<ProduceError>,
+    /// The last record of each partition.
+    last: BTreeMap<u32, Offset>,
+}
+
+/// Waits for the deliveries.
 async fn report(
     mut deliveries: mpsc::Receiver<Delivery>,
     is_verbose: bool,
     is_json: bool,
     topic: String,
-) -> Result<(usize, usize, Option<ProduceError>), CliError> {
+) -> Result<Report, CliError> {
     use std::io::Write;
     let mut out = std::io::BufWriter::new(std::io::stdout());
-    let (mut written, mut failed, mut first) = (0, 0, None);
+    let mut report = Report::default();
     while let Some(delivery) = deliveries.recv().await {
         match delivery.wait().await {
             Ok(metadata) => {
-                written += 1;
+                report.written += 1;
+                if let Some(offset) = metadata.offset {
+                    let last = report.last.entry(metadata.partition).or_insert(offset);
+                    *last = offset.max(*last);
+                }
                 if !is_verbose {
                     continue;
                 }
@@ -333,13 +369,13 @@ async fn report(
                 }
             }
             Err(error) => {
-                failed += 1;
-                first.get_or_insert(error);
+                report.failed += 1;
+                report.first.get_or_insert(error);
             }
         }
     }
     out.flush()?;
-    Ok((written, failed, first))
+    Ok(report)
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

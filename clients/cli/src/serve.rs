@@ -11,12 +11,17 @@ use crate::config::SettingArgs;
 use crate::context::Context;
 use crate::error::CliError;
 
+mod driver;
+
 /// Serve Kafka clients. Without any option: a region of one node on 127.0.0.1:9092, data in
 /// ./meridian-data.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     settings: SettingArgs,
+    /// Stop when standard input ends, as it does when the process that started this one is gone
+    #[arg(long, hide = true)]
+    end_with_stdin: bool,
 }
 
 impl ServeArgs {
@@ -27,23 +32,40 @@ impl ServeArgs {
         // Handlers stand before the start: a signal during recovery ends it too.
         let (mut terminate, mut interrupt) =
             (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let mut orphaned = std::pin::pin!(orphaned(self.end_with_stdin)?);
         let server = tokio::select! {
             started = Server::start(settings) => {
                 started.map_err(|error| CliError::failed(format!("the node does not start: {error}")))?
             }
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+            () = &mut orphaned => return Ok(()),
         };
         announce(context, &config, &server)?;
-        let signal = tokio::select! {
+        let reason = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            () = orphaned => "standard input has ended",
         };
-        tracing::info!(signal, "stopping");
+        tracing::info!(reason, "stopping");
         server.stop().await;
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Resolves when standard input ends, if that is to be watched.
+fn orphaned(is_watched: bool) -> Result<impl Future<Output = ()>, CliError> {
+    let end = is_watched
+        .then(driver::end_of_stdin)
+        .transpose()
+        .map_err(|error| CliError::failed(format!("cannot watch standard input: {error}")))?;
+    Ok(async move {
+        match end {
+            Some(end) => drop(end.await),
+            None => std::future::pending().await,
+        }
+    })
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, CliError> {
@@ -64,7 +86,9 @@ fn announce(context: &Context, config: &Config, server: &Server) -> Result<(), C
             "kafka": kafka.to_string(),
             "admin": admin.to_string(),
             "data": settings.node.data.display().to_string(),
-            "node": settings.node.id,
+            "node": server.broker_id().0,
+            "region": settings.region.name.0,
+            "geo": server.geo_address(),
             "pid": std::process::id(),
         });
         let mut out = std::io::stdout().lock();
@@ -83,6 +107,9 @@ fn announce(context: &Context, config: &Config, server: &Server) -> Result<(), C
     println!("  Kafka clients   {kafka}");
     println!("  health, metrics http://{admin}/ready  http://{admin}/metrics");
     println!("  data            {}", settings.node.data.display());
+    if let Some(geo) = server.geo_address() {
+        println!("  other regions   {geo}");
+    }
     println!();
     let is_default = kafka.to_string() == "127.0.0.1:9092";
     let server = if is_default {

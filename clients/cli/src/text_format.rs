@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+pub(crate) use meridian_tiered_storage::replay::encode_base64;
 use meridian_wire::batch::Record;
 use serde_json::{Map, Value, json};
 
@@ -147,23 +148,6 @@ fn put_bytes(fields: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) 
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// RFC 4648, with padding.
-pub(crate) fn encode_base64(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let word = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            if place <= chunk.len() {
-                text.push(char::from(ALPHABET[(word >> (18 - 6 * place) & 63) as usize]));
-            } else {
-                text.push('=');
-            }
-        }
-    }
-    text
-}
 
 /// Reads what [`encode_base64`] writes. `None`: it is something else.
 pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {

@@ -58,14 +58,19 @@ fn the_nouns_are_those_of_the_design() {
     nouns.sort_unstable();
     for noun in [
         "bench",
+        "cert",
         "cluster",
         "completions",
         "config",
         "consume",
+        "demo",
         "group",
         "journal",
         "produce",
+        "region",
+        "replay",
         "serve",
+        "tier",
         "topic",
     ] {
         assert!(nouns.contains(&noun), "{noun} is missing among {nouns:?}");
@@ -82,10 +87,16 @@ fn the_nouns_are_those_of_the_design() {
         ["create", "list", "describe", "alter", "delete", "trim"]
     );
     assert_eq!(verbs("group"), ["list", "describe", "reset", "delete"]);
-    assert_eq!(verbs("bench"), ["produce", "consume", "end-to-end"]);
+    assert_eq!(verbs("bench"), ["produce", "consume", "end-to-end", "replay"]);
+    assert_eq!(verbs("tier"), ["verify", "list", "describe", "cost"]);
+    assert_eq!(verbs("cert"), ["ca", "node", "renew"]);
+    assert_eq!(
+        verbs("demo"),
+        ["status", "kill", "start", "cut", "heal", "switchover", "stop"]
+    );
     assert_eq!(verbs("journal"), ["inspect", "verify"]);
     assert_eq!(verbs("config"), ["check", "explain"]);
-    assert_eq!(verbs("cluster"), ["status"]);
+    assert_eq!(verbs("cluster"), ["status", "drain", "remove", "balance"]);
 }
 
 #[test]
@@ -133,6 +144,20 @@ fn wrong_usage_is_status_2_and_says_what_was_expected() {
             "cannot be used",
         ),
         (&["group", "delete", "g"], "--yes"),
+        (&["cluster", "drain"], "NODE"),
+        (&["cluster", "drain", "one"], "NODE"),
+        (&["cluster", "remove", "2"], "--yes"),
+        (
+            &["cluster", "balance", "--dry-run", "--no-wait"],
+            "cannot be used",
+        ),
+        (&["cert", "ca"], "--out"),
+        (&["cert", "node", "--ca", "ca"], "--region"),
+        (&["demo", "--regions", "0"], "1..=6"),
+        (&["demo", "--latency", "far"], "80ms"),
+        (&["demo", "kill", "us"], "us/1"),
+        (&["demo", "--control", "0.0.0.0:0"], "127.0.0.1"),
+        (&["debug", "relay", "--listen", "127.0.0.1:0"], "--target"),
         (&["bench", "produce", "--size", "3"], "24 bytes"),
         (&["bench", "produce", "--rate=-1"], "rate"),
         (&["bench", "end-to-end", "--rate", "0"], "rate"),

@@ -5,17 +5,14 @@
     reason = "a test that cannot go on says where it stopped"
 )]
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// A node on free ports, with its data in a directory that goes with it.
-struct Node {
-    process: Child,
-    server: String,
-    data: tempfile::TempDir,
-}
+use self::support::Node;
+
+mod support;
 
 struct Ran {
     status: i32,
@@ -24,39 +21,6 @@ struct Ran {
 }
 
 impl Node {
-    fn start() -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_meridian"))
-            .args([
-                "serve",
-                "--kafka",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-                "--output",
-                "json",
-            ])
-            .args(["--set", "journal.file_bytes=8MiB"])
-            .arg("--data")
-            .arg(data.path())
-            .env("MERIDIAN_LOG__FILTER", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let ready: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        assert_eq!(
-            (&ready["schema"], &ready["event"]),
-            (&"meridian.serve/1".into(), &"ready".into())
-        );
-        let server = ready["kafka"].as_str().unwrap().to_owned();
-        Self {
-            process,
-            server,
-            data,
-        }
-    }
-
     fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ran {
         let mut process = Command::new(env!("CARGO_BIN_EXE_meridian"))
             .args(arguments)
@@ -95,11 +59,44 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
+#[test]
+fn a_region_is_looked_at_balanced_and_drained() {
+    let node = Node::start();
+    let id = node.json("cluster.status", &["cluster", "status"])["brokers"][0]["id"].to_string();
+    let text = node.run(&["cluster", "status", "--shards"]);
+    assert!(
+        text.contains("SHARD") && text.contains("each where it should be"),
+        "{text}"
+    );
+
+    let balanced = node.json("cluster.balance", &["cluster", "balance"]);
+    assert_eq!(
+        (&balanced["is_done"], &balanced["moves"]),
+        (&true.into(), &Value::Array(Vec::new()))
+    );
+    let draining = node.json("cluster.drain", &["cluster", "drain", &id, "--no-wait"]);
+    assert_eq!(
+        (&draining["is_draining"], &draining["is_done"]),
+        (&true.into(), &false.into())
+    );
+    let state = || node.json("cluster.status", &["cluster", "status"])["brokers"][0]["state"].clone();
+    // Nobody can take its 16 shards and the controller's.
+    assert_eq!(state(), "up, draining, 17 stuck");
+    node.run(&["cluster", "drain", &id, "--undo"]);
+    assert_eq!(state(), "up");
+
+    // The only node cannot go, and one that is not there cannot either.
+    let refused = node.run_with(&["cluster", "remove", &id, "--yes"], b"");
+    assert_eq!(refused.status, 1, "{}", refused.stdout);
+    assert!(refused.stderr.contains("only replica"), "{}", refused.stderr);
+    let unknown = node.run_with(&["cluster", "remove", "77", "--yes"], b"");
+    assert!(
+        unknown.status == 1 && unknown.stderr.contains("cluster status"),
+        "{}",
+        unknown.stderr
+    );
+    let unasked = node.run_with(&["cluster", "remove", &id], b"");
+    assert_eq!(unasked.status, 2, "{}", unasked.stderr);
 }
 
 #[test]
@@ -227,6 +224,16 @@ fn a_session_from_the_first_topic_to_the_last() {
     let status = node.json("cluster.status", &["cluster", "status"]);
     assert_eq!((&status["topics"], &status["partitions"]), (&1.into(), &4.into()));
     assert_eq!(status["brokers"][0]["is_up"], true);
+    let region = &status["region"];
+    assert_eq!(region["shards"][0]["shard"], "controller");
+    assert_eq!(
+        (
+            region["shards_unsettled"].as_u64(),
+            region["shards"].as_array().map(Vec::len)
+        ),
+        (Some(0), Some(17)),
+        "{region}"
+    );
 
     let trimmed = node.json(
         "topic.trim",
@@ -261,6 +268,56 @@ fn a_session_from_the_first_topic_to_the_last() {
         gone.status == 1 && gone.stderr.contains("meridian topic list"),
         "{}",
         gone.stderr
+    );
+}
+
+#[test]
+fn a_token_of_what_was_written_is_read_behind() {
+    let node = Node::start();
+    node.run(&["topic", "create", "orders", "-p", "1"]);
+    node.run(&["topic", "create", "other", "-p", "1"]);
+    let written = node.run_with(&["produce", "orders", "--token"], b"one\ntwo\n");
+    assert_eq!(written.status, 0, "{}", written.stderr);
+    let token = written.stdout.trim();
+    assert!(
+        token.starts_with("1.") && token.ends_with(".1"),
+        "of the last record: {token}"
+    );
+    let read = ["consume", "orders", "--rack", "nowhere", "--after", token];
+    assert_eq!(node.run(&read), "one\ntwo\n");
+
+    // What the token speaks of is never written.
+    let beyond = format!("{}.9", token.strip_suffix(".1").expect("of the second record"));
+    let waited = node.run_with(
+        &[
+            "consume",
+            "orders",
+            "--follow",
+            "--timeout",
+            "1s",
+            "--after",
+            &beyond,
+        ],
+        b"",
+    );
+    assert_eq!(
+        (waited.status, waited.stdout.as_str()),
+        (1, ""),
+        "{}",
+        waited.stderr
+    );
+    assert!(
+        waited.stderr.contains("offset 9, which the token speaks of") && waited.stderr.contains("ends at 2"),
+        "{}",
+        waited.stderr
+    );
+    let of_another = node.run_with(&["consume", "other", "--after", token], b"");
+    assert_eq!(of_another.status, 2, "{}", of_another.stderr);
+    let wrong = node.run_with(&["consume", "orders", "--after", "41"], b"");
+    assert!(
+        wrong.status == 2 && wrong.stderr.contains("is no token"),
+        "{}",
+        wrong.stderr
     );
 }
 

@@ -1,5 +1,6 @@
 //! Topics, settings, groups and the cluster, from outside.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use meridian_wire::ApiKey;
@@ -11,22 +12,34 @@ use crate::error::{Refusal, RequestError};
 mod cluster;
 mod configs;
 mod groups;
+mod mirror;
 mod offsets;
+mod region;
+mod tokens;
 mod topics;
 
 pub(crate) use self::groups::fetch_offsets;
 pub(crate) use self::offsets::list_offsets;
+pub(crate) use self::tokens::tokens;
 
 pub use self::cluster::{ClusterDescription, LogDir, LogDirPartition};
 pub use self::configs::{ConfigChange, ConfigEntry, ConfigResource, ConfigSource};
 pub use self::groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember};
+pub use self::mirror::{
+    LinkDirection, MirrorDescription, MirrorLink, MirrorPartition, MirrorRegion, MirrorShard,
+};
 pub use self::offsets::{ListedOffset, OffsetSpec};
+pub use self::region::{
+    BucketStanding, NodeBucket, RegionDescription, RegionNode, RegionReplica, RegionShard, ShardMove, TierLag,
+};
 pub use self::topics::{CreatedTopic, NewTopic};
 
 /// Asks a cluster to do things, and about itself.
 #[derive(Clone, Debug)]
 pub struct Admin {
     cluster: Cluster,
+    /// Name of the region whose servers the settings name, once one of them has told.
+    home: Arc<OnceLock<String>>,
 }
 
 /// Why an administrative request failed.
@@ -69,6 +82,17 @@ pub enum AdminError {
         /// How many there are.
         count: usize,
     },
+    /// No token can be made of a record: it needs a server with topic ids and leader epochs, and an acknowledgement that
+    /// says where the record is.
+    #[error("there is no token for partition {partition} of topic '{topic}': {reason}")]
+    NoToken {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+        /// What is missing.
+        reason: &'static str,
+    },
 }
 
 impl From<TopicError> for AdminError {
@@ -110,6 +134,7 @@ impl Admin {
     pub fn new(cluster: &Cluster) -> Self {
         Self {
             cluster: cluster.clone(),
+            home: Arc::default(),
         }
     }
 

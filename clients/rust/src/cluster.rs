@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use meridian_types::NodeId;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use meridian_types::{LeaderEpoch, NodeId};
 use meridian_wire::messages::metadata::MetadataRequestTopic;
-use meridian_wire::{ErrorCode, FindCoordinatorRequest, MetadataRequest, Request};
+use meridian_wire::{ApiKey, ErrorCode, FindCoordinatorRequest, MetadataRequest, Request};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -18,7 +20,10 @@ use crate::connection::{Connection, ConnectionSettings};
 use crate::driver::random_seed;
 use crate::endpoint::Endpoint;
 use crate::error::{Phase, Refusal, RequestCause, RequestError, check};
-use crate::metadata::{Metadata, MetadataUpdate, TopicMetadata};
+use crate::metadata::{Broker, Metadata, MetadataUpdate, TopicMetadata, node};
+
+/// Who has not answered for so long is not waited for alone, where another server could say the same.
+const HEDGE_AFTER: Duration = Duration::from_millis(500);
 
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
@@ -204,14 +209,59 @@ impl Cluster {
 
     /// Asks any server; tries others and again until the operation's time is up. For questions that may be
     /// asked twice.
-    pub async fn send_any<R: Request>(&self, request: &R) -> Result<R::Response, RequestError> {
-        self.retry(|| async {
-            let connection = self.any_connection().await?;
-            connection
-                .send(request, self.inner.settings.request_timeout)
-                .await
-        })
-        .await
+    pub async fn send_any<R: Request + Clone>(&self, request: &R) -> Result<R::Response, RequestError> {
+        self.send_any_of(|_| true, request).await
+    }
+
+    /// As [`Self::send_any`], of the brokers that are meant, as far as some are known.
+    pub async fn send_any_of<R: Request + Clone>(
+        &self,
+        is_meant: impl Fn(NodeId) -> bool,
+        request: &R,
+    ) -> Result<R::Response, RequestError> {
+        self.retry(|| self.send_some(self.candidates(&is_meant), |_| request.clone()))
+            .await
+    }
+
+    /// Asks the servers that the settings name, in their order, until one answers; once.
+    pub async fn send_given<R: Request + Clone>(&self, request: &R) -> Result<R::Response, RequestError> {
+        let given = self.inner.settings.bootstrap.clone();
+        self.send_some(given, |_| request.clone()).await
+    }
+
+    /// Asks one server after the other until one answers. The next is asked at once where one cannot be, and after
+    /// [`HEDGE_AFTER`] where one is only slow: a broker that has stopped must not keep anyone from the others.
+    ///
+    /// Errors: that of the last server, when none answers.
+    async fn send_some<R: Request>(
+        &self,
+        candidates: Vec<Endpoint>,
+        question: impl Fn(&Connection) -> R,
+    ) -> Result<R::Response, RequestError> {
+        let limit = self.inner.settings.request_timeout;
+        let question = &question;
+        let ask = |endpoint: Endpoint| async move {
+            let connection = self.connection_to(Lane::SHARED, &endpoint).await?;
+            connection.send(&question(&connection), limit).await
+        };
+        let mut candidates = candidates.into_iter();
+        let mut asked = FuturesUnordered::new();
+        let mut last = None;
+        loop {
+            match candidates.next() {
+                Some(endpoint) => asked.push(ask(endpoint)),
+                None if asked.is_empty() => return Err(last.unwrap_or_else(|| self.no_server())),
+                None => {}
+            }
+            let hedge = tokio::time::sleep(HEDGE_AFTER);
+            tokio::select! {
+                Some(answer) = asked.next() => match answer {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => last = Some(error),
+                },
+                () = hedge, if !candidates.as_slice().is_empty() => {}
+            }
+        }
     }
 
     /// Asks one broker, once.
@@ -267,7 +317,6 @@ impl Cluster {
 
     async fn refresh_once(&self, topics: Option<&[&str]>) -> Result<MetadataUpdate, RequestError> {
         let settings = &self.inner.settings;
-        let connection = self.any_connection().await?;
         let request = MetadataRequest {
             topics: topics.map(|names| {
                 names
@@ -281,11 +330,33 @@ impl Cluster {
             allow_auto_topic_creation: settings.allow_topic_creation && topics.is_some(),
             ..MetadataRequest::default()
         };
-        let response = connection.send(&request, settings.request_timeout).await?;
+        let response = self
+            .send_some(self.candidates(&|_| true), |_| request.clone())
+            .await?;
         let update = MetadataUpdate::read(&response);
         let mut metadata = self.inner.metadata.lock();
         Arc::make_mut(&mut metadata).merge(update.clone());
         Ok(update)
+    }
+
+    /// Takes in what a broker says of a partition that it no longer leads (KIP-951), with the addresses it gives.
+    /// `true`: the partition's leader is now this one, and can be asked at once.
+    pub(crate) fn learn_leader(
+        &self,
+        topic: &str,
+        index: u32,
+        leader: (i32, i32),
+        endpoints: impl Iterator<Item = Broker>,
+    ) -> bool {
+        let (Some(leader), Ok(epoch)) = (node(leader.0), u32::try_from(leader.1)) else {
+            return false;
+        };
+        let mut metadata = self.inner.metadata.lock();
+        let metadata = Arc::make_mut(&mut metadata);
+        for broker in endpoints {
+            metadata.brokers.insert(broker.id, broker);
+        }
+        metadata.learn_leader(topic, index, leader, LeaderEpoch(epoch))
     }
 
     /// A topic's metadata: what is known, or what the server says. Waits while it is being created or has no
@@ -352,25 +423,24 @@ impl Cluster {
     }
 
     async fn find_coordinator(&self, group: &str) -> Result<(i16, Endpoint, Option<String>), RequestError> {
-        let connection = self.retry(|| self.any_connection()).await?;
-        // From version 4 on a request names several keys.
-        let version = connection
-            .versions()
-            .common(meridian_wire::ApiKey::FindCoordinator);
-        let key = group.to_owned();
-        let request = if version.is_some_and(|version| version >= 4) {
-            FindCoordinatorRequest {
-                coordinator_keys: vec![key.into()],
-                ..FindCoordinatorRequest::default()
-            }
-        } else {
-            FindCoordinatorRequest {
-                key: key.into(),
-                ..FindCoordinatorRequest::default()
+        let question = |connection: &Connection| {
+            // From version 4 on a request names several keys.
+            let version = connection.versions().common(ApiKey::FindCoordinator);
+            let key = group.to_owned();
+            if version.is_some_and(|version| version >= 4) {
+                FindCoordinatorRequest {
+                    coordinator_keys: vec![key.into()],
+                    ..FindCoordinatorRequest::default()
+                }
+            } else {
+                FindCoordinatorRequest {
+                    key: key.into(),
+                    ..FindCoordinatorRequest::default()
+                }
             }
         };
-        let response = connection
-            .send(&request, self.inner.settings.request_timeout)
+        let response = self
+            .retry(|| self.send_some(self.candidates(&|_| true), question))
             .await?;
         let endpoint = |host: &str, port: i32| Endpoint::new(host, u16::try_from(port).unwrap_or(0));
         let text = |text: &Option<meridian_wire::Str>| text.as_ref().map(|text| text.as_str().to_owned());
@@ -388,40 +458,47 @@ impl Cluster {
         })
     }
 
-    /// A connection to some server: an open one, else the first that can be opened, known brokers before
-    /// bootstrap servers.
-    async fn any_connection(&self) -> Result<Connection, RequestError> {
-        let known: Vec<Endpoint> = self
-            .metadata()
-            .brokers
-            .values()
-            .map(|broker| broker.endpoint.clone())
-            .collect();
-        let bootstrap = self
-            .inner
-            .settings
-            .bootstrap
-            .iter()
-            .filter(|it| !known.contains(it));
-        let mut candidates: Vec<&Endpoint> = known.iter().collect();
+    /// Servers to ask what any can answer: known brokers, beginning with another one each time, before bootstrap
+    /// servers. Of brokers that are not meant only where none is known that is.
+    fn candidates(&self, is_meant: &impl Fn(NodeId) -> bool) -> Vec<Endpoint> {
+        let metadata = self.metadata();
+        let meant = metadata.brokers.iter().filter(|(id, _)| is_meant(**id));
+        let mut candidates: Vec<Endpoint> = meant.map(|(_, broker)| broker.endpoint.clone()).collect();
+        let is_choice = !candidates.is_empty() && candidates.len() < metadata.brokers.len();
         if !candidates.is_empty() {
             let start = self.inner.counter.fetch_add(1, Ordering::Relaxed) as usize % candidates.len();
             candidates.rotate_left(start);
         }
-        candidates.extend(bootstrap);
+        if is_choice {
+            return candidates;
+        }
+        for bootstrap in &self.inner.settings.bootstrap {
+            if !candidates.contains(bootstrap) {
+                candidates.push(bootstrap.clone());
+            }
+        }
+        candidates
+    }
+
+    /// A connection to some server: the first that can be opened.
+    async fn any_connection(&self) -> Result<Connection, RequestError> {
         let mut last = None;
-        for endpoint in candidates {
-            match self.connection_to(Lane::SHARED, endpoint).await {
+        for endpoint in self.candidates(&|_| true) {
+            match self.connection_to(Lane::SHARED, &endpoint).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| RequestError {
+        Err(last.unwrap_or_else(|| self.no_server()))
+    }
+
+    fn no_server(&self) -> RequestError {
+        RequestError {
             endpoint: self.first_bootstrap(),
             phase: Phase::Resolve,
             may_have_executed: false,
             cause: RequestCause::Io(Arc::new(std::io::Error::other("no bootstrap server was given"))),
-        }))
+        }
     }
 
     /// Tries again while the failure may pass, until the operation's time is up.

@@ -8,16 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use meridian_types::{Offset, TimestampMs};
+use meridian_types::{LeaderEpoch, NodeId, Offset, TimestampMs};
 use meridian_wire::batch::{BatchError, RecordsError};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use crate::admin::{AdminError, OffsetSpec};
 use crate::cluster::Cluster;
 use crate::error::Refusal;
+use crate::token::Token;
 
+mod after;
 mod driver;
 mod fetch_plan;
 mod fetch_session;
@@ -145,9 +148,51 @@ pub enum ConsumeError {
         /// What is wrong.
         error: RecordsError,
     },
+    /// The broker that was to be read did not get what a token speaks of in time. Wait longer, or read without a rack:
+    /// the leader has it.
+    #[error(
+        "topic '{topic}', partition {partition}: offset {offset}, which the token speaks of, was not there within {waited:?}: {}",
+        told(end)
+    )]
+    NotYet {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+        /// The token's.
+        offset: Offset,
+        /// The broker that was asked last, and the offset at which its log ends; `None` where none has answered.
+        end: Option<(NodeId, Offset)>,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// What a token speaks of is not in the log: another record has its offset. It was lost, as when a region takes over
+    /// without another's last records; write it again if it is still wanted.
+    #[error(
+        "topic '{topic}', partition {partition}: the record at offset {offset} is of leader epoch {found}, the token's was of {written}"
+    )]
+    Replaced {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+        /// The offset of both.
+        offset: Offset,
+        /// The token's epoch.
+        written: LeaderEpoch,
+        /// That of the record which is there.
+        found: LeaderEpoch,
+    },
     /// The driver has ended: the runtime is going down.
     #[error("the consumer has ended")]
     Closed,
+}
+
+fn told(end: &Option<(NodeId, Offset)>) -> String {
+    match end {
+        Some((broker, end)) => format!("the log of broker {broker} ends at {end}"),
+        None => "no broker has answered".to_owned(),
+    }
 }
 
 /// Reads assigned partitions.
@@ -197,15 +242,50 @@ impl Consumer {
     }
 
     /// Adds partitions, each from where it is to begin. A partition that is assigned already begins anew.
-    pub async fn assign(&self, partitions: &[(String, u32, StartAt)]) -> Result<(), ConsumeError> {
+    ///
+    /// Gives the offset at which each begins; [`Self::positions`] moves on as soon as something is fetched.
+    pub async fn assign(
+        &self,
+        partitions: &[(String, u32, StartAt)],
+    ) -> Result<BTreeMap<(String, u32), Offset>, ConsumeError> {
+        self.assign_after(partitions, &[], Duration::ZERO).await
+    }
+
+    /// As [`Self::assign`], but a partition that a token speaks of is read only from a broker that has the token's record:
+    /// whoever has written something sees it, also where a mirror is read. A broker has `limit` for getting it, then the
+    /// partition ends with [`ConsumeError::NotYet`]. Tokens of other partitions say nothing.
+    pub async fn assign_after(
+        &self,
+        partitions: &[(String, u32, StartAt)],
+        tokens: &[Token],
+        limit: Duration,
+    ) -> Result<BTreeMap<(String, u32), Offset>, ConsumeError> {
         let positions = resolve(&self.shared.cluster, partitions).await?;
+        let mut ids = BTreeMap::new();
+        if !tokens.is_empty() {
+            for (topic, ..) in partitions {
+                let known = self.shared.cluster.topic(topic).await;
+                ids.insert(topic.as_str(), known.map_err(AdminError::from)?.id);
+            }
+        }
+        let now = Instant::now();
         let mut plan = self.shared.plan.lock();
-        for (topic, index, offset) in positions {
-            plan.assign(topic.as_str().into(), index, offset);
+        for (topic, index, offset) in &positions {
+            let key: Key = (topic.as_str().into(), *index);
+            plan.assign(Arc::clone(&key.0), *index, *offset);
+            let id = ids.get(topic.as_str()).copied().flatten();
+            for token in tokens {
+                if (Some(token.topic), token.partition) == (id, *index) {
+                    plan.read_after(now, &key, *token, limit);
+                }
+            }
         }
         drop(plan);
         self.shared.wake.notify_one();
-        Ok(())
+        Ok(positions
+            .into_iter()
+            .map(|(topic, index, offset)| ((topic, index), offset))
+            .collect())
     }
 
     /// Takes partitions away: nothing of them comes any more.

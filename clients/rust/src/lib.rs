@@ -44,6 +44,7 @@ pub mod group;
 pub mod metadata;
 pub mod network;
 pub mod producer;
+pub mod token;
 pub mod versions;
 
 pub use admin::{Admin, AdminError};
@@ -56,3 +57,4 @@ pub use error::{Phase, Refusal, RequestCause, RequestError};
 pub use group::{GroupConsumer, GroupEvent, GroupSettings};
 pub use metadata::Metadata;
 pub use producer::{Acks, Delivery, NewRecord, ProduceError, Producer, ProducerSettings};
+pub use token::{Token, TokenError};

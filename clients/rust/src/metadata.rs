@@ -138,6 +138,30 @@ impl Metadata {
         }
     }
 
+    /// Takes in what a broker says of a partition that it no longer leads (KIP-951). Only a greater epoch is news, and
+    /// only a broker that is known can be asked. `true`: the partition's leader is now this one.
+    pub(crate) fn learn_leader(
+        &mut self,
+        topic: &str,
+        index: u32,
+        leader: NodeId,
+        epoch: LeaderEpoch,
+    ) -> bool {
+        if !self.brokers.contains_key(&leader) {
+            return false;
+        }
+        let is_news = self
+            .partition(topic, index)
+            .is_some_and(|known| known.leader_epoch.is_none_or(|known| known < epoch));
+        if !is_news {
+            return false;
+        }
+        let topic = self.topics.get_mut(topic).expect("its partition is known");
+        let partition = &mut Arc::make_mut(topic).partitions[index as usize];
+        (partition.leader, partition.leader_epoch) = (Some(leader), Some(epoch));
+        true
+    }
+
     /// The partition, if it is known.
     pub fn partition(&self, topic: &str, index: u32) -> Option<&PartitionMetadata> {
         self.topics.get(topic)?.partitions.get(index as usize)
@@ -226,6 +250,23 @@ mod tests {
         assert_eq!(metadata.leader("t", 0), Some(NodeId(1)));
         assert_eq!(metadata.leader("t", 1), Some(NodeId(2)));
         assert_eq!(metadata.controller, None, "-1 is no controller");
+    }
+
+    #[test]
+    fn a_hint_moves_a_leader_only_under_a_greater_epoch_and_to_a_known_broker() {
+        let mut metadata = Metadata::default();
+        metadata.merge(answer(&[(0, 2, 5)]));
+        assert!(!metadata.learn_leader("t", 0, NodeId(1), LeaderEpoch(5)));
+        assert!(
+            !metadata.learn_leader("t", 0, NodeId(3), LeaderEpoch(6)),
+            "nobody knows broker 3"
+        );
+        assert!(!metadata.learn_leader("t", 7, NodeId(1), LeaderEpoch(6)));
+        assert!(metadata.learn_leader("t", 0, NodeId(1), LeaderEpoch(6)));
+        assert_eq!(metadata.leader("t", 0), Some(NodeId(1)));
+        // Metadata of a broker that lags behind does not take it back.
+        metadata.merge(answer(&[(0, 2, 5)]));
+        assert_eq!(metadata.leader("t", 0), Some(NodeId(1)));
     }
 
     #[test]

@@ -13,10 +13,12 @@ use thiserror::Error;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use crate::admin::{AdminError, tokens};
 use crate::cluster::{Cluster, TopicError};
 use crate::driver::now_ms;
 use crate::error::{Refusal, RequestError};
 use crate::metadata::TopicMetadata;
+use crate::token::Token;
 
 mod accumulator;
 mod delivery;
@@ -269,6 +271,22 @@ impl Producer {
             shared.wake.notify_one();
         }
         Ok(delivery)
+    }
+
+    /// A token for a record of `topic` that was acknowledged: with it others read it wherever they are, see [`Token`]. Asks the
+    /// record's leader, since an acknowledgement does not say the epoch.
+    ///
+    /// Errors: `NoToken` where the acknowledgement does not say the offset, as with acks=0.
+    pub async fn token(&self, topic: &str, written: &RecordMetadata) -> Result<Token, AdminError> {
+        let partition = written.partition;
+        let offset = written.offset.ok_or_else(|| AdminError::NoToken {
+            topic: topic.to_owned(),
+            partition,
+            reason: "its acknowledgement does not say the offset",
+        })?;
+        let record = (topic.to_owned(), partition, offset);
+        let tokens = tokens(&self.handle.shared.cluster, &[record]).await?;
+        Ok(*tokens.first().expect("one record has one token"))
     }
 
     /// Sends what is there without waiting for batches to fill, and waits until all of it is acknowledged or

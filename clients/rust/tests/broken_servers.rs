@@ -93,7 +93,7 @@ async fn the_server_speaks_something_else() {
 
 /// What a scripted server does with a request.
 enum Reply {
-    With(ResponseBody),
+    With(Box<ResponseBody>),
     Silence,
     Close,
 }
@@ -124,7 +124,7 @@ async fn answer(
         stream.read_exact(&mut frame).await.ok()?;
         let (header, body) = decode_request(frame).unwrap();
         let reply = if header.api == ApiKey::ApiVersions {
-            Reply::With(versions().into())
+            Reply::With(Box::new(versions().into()))
         } else {
             let (sender, receiver) = tokio::sync::oneshot::channel();
             asks.send((body, sender)).await.ok()?;
@@ -273,13 +273,13 @@ async fn a_producer_gets_every_record_through_a_broker_that_fails_by_turns() {
     let mut known: Vec<i32> = Vec::new();
     serve(listener, move |request| {
         let request = match request {
-            RequestBody::Metadata(_) => return Reply::With(metadata(&told)),
+            RequestBody::Metadata(_) => return Reply::With(Box::new(metadata(&told))),
             RequestBody::InitProducerId(_) => {
                 let identity = InitProducerIdResponse {
                     producer_id: 7,
                     ..InitProducerIdResponse::default()
                 };
-                return Reply::With(identity.into());
+                return Reply::With(Box::new(identity.into()));
             }
             RequestBody::Produce(request) => request,
             _ => return Reply::Close,
@@ -300,7 +300,7 @@ async fn a_producer_gets_every_record_through_a_broker_that_fails_by_turns() {
                 }],
                 ..ProduceResponse::default()
             };
-            Reply::With(response.into())
+            Reply::With(Box::new(response.into()))
         };
         if turn % 5 == 1 {
             return Reply::Close;
@@ -356,8 +356,8 @@ async fn a_record_that_cannot_be_delivered_in_time_fails_with_the_last_reason() 
     let (listener, endpoint) = listen().await;
     let told = endpoint.clone();
     serve(listener, move |request| match request {
-        RequestBody::Metadata(_) => Reply::With(metadata(&told)),
-        RequestBody::InitProducerId(_) => Reply::With(InitProducerIdResponse::default().into()),
+        RequestBody::Metadata(_) => Reply::With(Box::new(metadata(&told))),
+        RequestBody::InitProducerId(_) => Reply::With(Box::new(InitProducerIdResponse::default().into())),
         _ => Reply::Close,
     });
     let cluster = Cluster::connect(ClusterSettings::new(vec![endpoint]))
@@ -381,8 +381,8 @@ async fn a_full_buffer_makes_the_sender_wait_and_then_says_so() {
     let (listener, endpoint) = listen().await;
     let told = endpoint.clone();
     serve(listener, move |request| match request {
-        RequestBody::Metadata(_) => Reply::With(metadata(&told)),
-        RequestBody::InitProducerId(_) => Reply::With(InitProducerIdResponse::default().into()),
+        RequestBody::Metadata(_) => Reply::With(Box::new(metadata(&told))),
+        RequestBody::InitProducerId(_) => Reply::With(Box::new(InitProducerIdResponse::default().into())),
         _ => Reply::Silence,
     });
     let cluster = Cluster::connect(ClusterSettings::new(vec![endpoint]))

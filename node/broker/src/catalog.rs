@@ -1,23 +1,14 @@
-//! Looking things up in the region's facts, with the answers in Kafka's terms.
+//! Looking topics and partitions up in the region's facts, with the answers in Kafka's terms.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use meridian_controller::{Controller, Topic};
 use meridian_shard::Region;
-use meridian_types::{LeaderEpoch, NodeId, Partition, ShardId, TopicId, Uuid};
-use meridian_wire::{ErrorCode, Str};
+use meridian_types::{LeaderEpoch, Partition, TopicId, Uuid};
+use meridian_wire::ErrorCode;
 
-use crate::context::Caller;
 use crate::fetch_session::{SessionPartition, TopicKey};
-use crate::settings::HostPort;
-
-/// A node as clients are told of it.
-#[derive(Clone, Debug)]
-pub(crate) struct Node {
-    pub(crate) id: NodeId,
-    pub(crate) endpoint: HostPort,
-    pub(crate) rack: Option<String>,
-}
 
 /// The topic of a produce request.
 pub(crate) fn produce_topic(
@@ -72,8 +63,16 @@ pub(crate) fn deletes(controller: &Controller, id: TopicId) -> bool {
         .is_some_and(|topic| topic.settings.deletes)
 }
 
+/// A partition that is fetched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetchable {
+    pub(crate) partition: Partition,
+    /// How old a mirror's copy may be that is read, where the topic bounds it.
+    pub(crate) staleness_max: Option<Duration>,
+}
+
 /// Where the partitions of a fetch are, or why not, in their order.
-pub(crate) fn resolve(region: &Region, partitions: &[SessionPartition]) -> Vec<Result<Partition, ErrorCode>> {
+pub(crate) fn resolve(region: &Region, partitions: &[SessionPartition]) -> Vec<Result<Fetchable, ErrorCode>> {
     let controller = region.controller();
     // Partitions of one topic follow one another, mostly.
     let mut last: Option<(&TopicKey, Option<&Arc<Topic>>)> = None;
@@ -88,7 +87,10 @@ pub(crate) fn resolve(region: &Region, partitions: &[SessionPartition]) -> Vec<R
         };
         last = Some((&asked.topic, topic));
         resolved.push(match (topic, &asked.topic) {
-            (Some(topic), _) => in_topic(topic, asked.index),
+            (Some(topic), _) => in_topic(topic, asked.index).map(|partition| Fetchable {
+                partition,
+                staleness_max: topic.settings.geo_staleness_max_ms.map(Duration::from_millis),
+            }),
             (None, TopicKey::Name(_)) => Err(ErrorCode::UnknownTopicOrPartition),
             (None, TopicKey::Id(_)) => Err(ErrorCode::UnknownTopicId),
         });
@@ -136,114 +138,5 @@ pub(crate) fn check_epoch(asked: Option<LeaderEpoch>, current: LeaderEpoch) -> O
         asked if asked < current => Some(ErrorCode::FencedLeaderEpoch),
         asked if asked > current => Some(ErrorCode::UnknownLeaderEpoch),
         _ => None,
-    }
-}
-
-/// The epoch of a partition's leader, where this node knows it.
-pub(crate) fn leader_epoch(region: &Region, partition: Partition) -> Option<LeaderEpoch> {
-    region.leader_epoch(region.shard_of(partition))
-}
-
-/// The cluster's id, as founded.
-pub(crate) fn cluster_id(caller: &Caller) -> Str {
-    let controller = caller.context.region.controller();
-    controller
-        .founding()
-        .map_or(Str::EMPTY, |founding| Str::from(&founding.cluster_id))
-}
-
-/// The node that clients take for the controller, -1 if there is none at present.
-pub(crate) fn controller_id(caller: &Caller) -> i32 {
-    caller
-        .context
-        .region
-        .controller_node()
-        .map_or(-1, |node| node.0.cast_signed())
-}
-
-/// A node that is registered.
-pub(crate) fn node(caller: &Caller, id: NodeId) -> Option<Node> {
-    let controller = caller.context.region.controller();
-    controller.node(id).map(|node| told(caller, node))
-}
-
-/// Every registered node.
-pub(crate) fn nodes(caller: &Caller) -> Vec<Node> {
-    let controller = caller.context.region.controller();
-    controller.nodes().map(|node| told(caller, node)).collect()
-}
-
-fn told(caller: &Caller, node: &meridian_controller::Node) -> Node {
-    let registration = &node.registration;
-    let registered = HostPort {
-        host: registration.host.clone(),
-        port: registration.port,
-    };
-    Node {
-        id: registration.node,
-        endpoint: caller.endpoint(registration.node, registered),
-        rack: registration.rack.clone(),
-    }
-}
-
-/// Leaders and replicas of all shards, taken once for a whole answer.
-pub(crate) struct ShardView {
-    pub(crate) nodes: Vec<Node>,
-    shards: Vec<ShardReplicas>,
-}
-
-/// Who holds the partitions of one shard.
-pub(crate) struct ShardReplicas {
-    leader: Option<NodeId>,
-    epoch: Option<LeaderEpoch>,
-    /// Node ids, the preferred leader first.
-    pub(crate) replicas: Vec<i32>,
-}
-
-impl ShardView {
-    pub(crate) fn new(caller: &Caller) -> Self {
-        let region = &caller.context.region;
-        let nodes = nodes(caller);
-        let is_known = |id: &NodeId| nodes.iter().any(|node| node.id == *id);
-        let shard = |shard: ShardId| {
-            let replicas = region.controller().replicas_of(shard);
-            ShardReplicas {
-                // A leader that is not among the brokers would send clients in circles.
-                leader: region.leader_of(shard).filter(is_known),
-                epoch: region.leader_epoch(shard),
-                replicas: replicas.into_iter().map(|node| node.0.cast_signed()).collect(),
-            }
-        };
-        let shards = (0..region.shards()).map(ShardId).map(shard).collect();
-        Self { nodes, shards }
-    }
-
-    /// The shard of a partition.
-    pub(crate) fn of(&self, partition: Partition) -> &ShardReplicas {
-        let count = u32::try_from(self.shards.len()).expect("a region has few shards");
-        &self.shards[meridian_types::shard_of(partition, count).0 as usize]
-    }
-}
-
-impl ShardReplicas {
-    /// -1 while there is none.
-    pub(crate) fn leader_id(&self) -> i32 {
-        self.leader.map_or(-1, |node| node.0.cast_signed())
-    }
-
-    /// -1 where it is not known.
-    pub(crate) fn leader_epoch(&self) -> i32 {
-        self.leader
-            .and(self.epoch)
-            .map_or(-1, |epoch| epoch.0.cast_signed())
-    }
-
-    /// What clients are told of the partition.
-    pub(crate) fn error(&self) -> ErrorCode {
-        if self.leader.is_some() {
-            ErrorCode::None
-        } else {
-            ErrorCode::LeaderNotAvailable
-        }
     }
 }

@@ -19,6 +19,7 @@ use crate::listener::ListenerInfo;
 use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
+use crate::read_replicas::Redirects;
 use crate::settings::{BrokerSettings, HostPort};
 
 /// Answers below this are not counted against the budget of responses.
@@ -73,6 +74,8 @@ pub(crate) struct Peer {
     /// Ends when the connection does: nobody reads an answer any more.
     pub(crate) closed: CancellationToken,
     client_id: Mutex<Str>,
+    /// Where its consumer was pointed to a replica nearby.
+    pub(crate) redirects: Mutex<Redirects>,
 }
 
 impl Peer {
@@ -88,6 +91,7 @@ impl Peer {
             listener,
             closed,
             client_id: Mutex::default(),
+            redirects: Mutex::default(),
         }
     }
 

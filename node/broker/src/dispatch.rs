@@ -217,7 +217,7 @@ fn encode(
     Ok(EncodedResponse { segments, lease })
 }
 
-/// What is advertised and what is handled are one list, [`ApiKey::ALL`]: the match has no default.
+/// What is handled is [`ApiKey::ALL`], and so is what clients are told of: the match has no default.
 async fn handle(caller: &Caller, request: RequestBody, lease: &mut Option<ByteLease>) -> ResponseBody {
     match request {
         RequestBody::Produce(_) => unreachable!("Produce requests are begun when they are read"),
@@ -268,6 +268,18 @@ async fn handle(caller: &Caller, request: RequestBody, lease: &mut Option<ByteLe
         RequestBody::DescribeProducers(request) => {
             handlers::describe_producers::handle(caller, request).into()
         }
+        RequestBody::UnregisterBroker(request) => {
+            handlers::unregister_broker::handle(caller, &request).await.into()
+        }
+        RequestBody::DrainNode(request) => handlers::drain_node::handle(caller, &request).await.into(),
+        RequestBody::BalanceRegion(request) => {
+            handlers::balance_region::handle(caller, &request).await.into()
+        }
+        RequestBody::DescribeMirror(request) => handlers::mirror::describe(caller, &request).into(),
+        RequestBody::SwitchOver(request) => handlers::mirror::switch_over(caller, &request).await.into(),
+        RequestBody::AlterRegion(request) => handlers::mirror::alter_region(caller, &request).await.into(),
+        RequestBody::ThrottleLink(request) => handlers::mirror::throttle_link(caller, &request).into(),
+        RequestBody::DescribeRegion(_) => handlers::describe_region::handle(caller).await.into(),
         RequestBody::ListConfigResources(request) => {
             handlers::list_config_resources::handle(caller, &request).into()
         }

@@ -3,7 +3,7 @@
 //! Each function names the APIs it answers for, because a code that is not legal for an API breaks clients: a
 //! REQUEST_TIMED_OUT in a Fetch response, for one, throws in the Java consumer.
 
-use meridian_controller::{ConfigError, CreatePartitionsError, CreateTopicError};
+use meridian_controller::{ConfigError, CreatePartitionsError, CreateTopicError, RemoveNodeError};
 use meridian_shard::{AppendError, ControlError, DeleteRecordsError, ReadError};
 use meridian_state::ProduceRejection;
 use meridian_wire::ErrorCode;
@@ -35,7 +35,9 @@ fn of_rejection(rejection: &ProduceRejection) -> ErrorCode {
         ProduceRejection::InvalidProducerEpoch(_) => ErrorCode::InvalidProducerEpoch,
         ProduceRejection::InvalidTxnState => ErrorCode::InvalidTxnState,
         ProduceRejection::TopicDropped => ErrorCode::UnknownTopicOrPartition,
-        ProduceRejection::StaleLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        ProduceRejection::StaleLeader { .. }
+        | ProduceRejection::NotOwner(_)
+        | ProduceRejection::RegionEpoch { .. } => ErrorCode::NotLeaderOrFollower,
         ProduceRejection::Unsettled => ErrorCode::NotEnoughReplicas,
         ProduceRejection::Malformed => ErrorCode::InvalidRecord,
     }
@@ -46,7 +48,10 @@ pub(crate) fn of_read(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
         ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
-        ReadError::Storage { .. } => ErrorCode::KafkaStorageError,
+        // Clients go back to the leader, and keep their position.
+        ReadError::Behind { .. } | ReadError::NotHeld { .. } => ErrorCode::OffsetNotAvailable,
+        // Retriable for every client; a code for "later, at the same leader" that all of them know there is not.
+        ReadError::Unavailable { .. } | ReadError::Storage { .. } => ErrorCode::KafkaStorageError,
     }
 }
 
@@ -67,6 +72,7 @@ pub(crate) fn of_delete_records(error: &DeleteRecordsError) -> ErrorCode {
 pub(crate) fn of_control(error: &ControlError) -> ErrorCode {
     match error {
         ControlError::NotLeader { .. } => ErrorCode::NotController,
+        ControlError::Refused { .. } => ErrorCode::InvalidRequest,
         ControlError::Unknown { .. } => ErrorCode::RequestTimedOut,
         ControlError::Storage { .. } => ErrorCode::KafkaStorageError,
     }
@@ -76,7 +82,9 @@ pub(crate) fn of_control(error: &ControlError) -> ErrorCode {
 pub(crate) fn of_group_write(error: &ControlError) -> ErrorCode {
     match error {
         ControlError::NotLeader { .. } => ErrorCode::NotCoordinator,
-        ControlError::Unknown { .. } | ControlError::Storage { .. } => ErrorCode::CoordinatorNotAvailable,
+        ControlError::Refused { .. } | ControlError::Unknown { .. } | ControlError::Storage { .. } => {
+            ErrorCode::CoordinatorNotAvailable
+        }
     }
 }
 
@@ -84,7 +92,11 @@ pub(crate) fn of_group_write(error: &ControlError) -> ErrorCode {
 pub(crate) fn of_group_read(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::NotLeader { .. } => ErrorCode::NotCoordinator,
-        ReadError::OffsetOutOfRange { .. } | ReadError::Storage { .. } => ErrorCode::CoordinatorNotAvailable,
+        ReadError::OffsetOutOfRange { .. }
+        | ReadError::Behind { .. }
+        | ReadError::NotHeld { .. }
+        | ReadError::Unavailable { .. }
+        | ReadError::Storage { .. } => ErrorCode::CoordinatorNotAvailable,
     }
 }
 
@@ -120,6 +132,16 @@ pub(crate) fn of_config(error: &ConfigError) -> ErrorCode {
         | ConfigError::Conflict { .. } => ErrorCode::InvalidConfig,
         ConfigError::ClusterOnly { .. } | ConfigError::NodeNotFound { .. } => ErrorCode::InvalidRequest,
         ConfigError::TopicNotFound { .. } => ErrorCode::UnknownTopicOrPartition,
+    }
+}
+
+/// UnregisterBroker.
+pub(crate) fn of_remove_node(error: &RemoveNodeError) -> ErrorCode {
+    match error {
+        RemoveNodeError::NotFound(_) => ErrorCode::BrokerIdNotRegistered,
+        RemoveNodeError::HoldsReplicas { .. }
+        | RemoveNodeError::LastReplica { .. }
+        | RemoveNodeError::Alive { .. } => ErrorCode::InvalidRequest,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use meridian_shard::{ControlError, Region};
 use meridian_state::{Command, CommittedOffset};
-use meridian_types::{Partition, ShardId, TimestampMs};
+use meridian_types::{LeaderEpoch, Partition, ShardId, TimestampMs};
 use meridian_wire::ErrorCode;
 
 use crate::coordinator::{BoxFuture, GroupCoordinator, GroupStore, StoreError};
@@ -65,31 +65,33 @@ impl Groups {
             .unwrap_or_default())
     }
 
-    /// Commits offsets.
+    /// Commits offsets that were accepted under the leadership of `epoch`.
     pub(crate) async fn commit(
         &self,
         group: String,
+        epoch: LeaderEpoch,
         offsets: Vec<(Partition, CommittedOffset)>,
         now: TimestampMs,
     ) -> Result<(), ErrorCode> {
         let shard = self.region.group_shard(&group);
-        self.propose(shard, Command::CommitOffsets { group, now, offsets })
+        self.propose(shard, epoch, Command::CommitOffsets { group, now, offsets })
             .await
     }
 
-    /// Forgets offsets.
+    /// Forgets offsets, as was decided under the leadership of `epoch`.
     pub(crate) async fn delete_offsets(
         &self,
         group: String,
+        epoch: LeaderEpoch,
         partitions: Vec<Partition>,
     ) -> Result<(), ErrorCode> {
         let shard = self.region.group_shard(&group);
-        self.propose(shard, Command::DeleteOffsets { group, partitions })
+        self.propose(shard, epoch, Command::DeleteOffsets { group, partitions })
             .await
     }
 
-    async fn propose(&self, shard: ShardId, command: Command) -> Result<(), ErrorCode> {
-        match self.region.propose(shard, command).await {
+    async fn propose(&self, shard: ShardId, epoch: LeaderEpoch, command: Command) -> Result<(), ErrorCode> {
+        match self.region.propose_at(shard, epoch, command).await {
             Ok(_) => Ok(()),
             Err(error) => Err(errors::of_group_write(&error)),
         }
@@ -102,10 +104,11 @@ pub(crate) struct ShardStore {
 }
 
 impl GroupStore for ShardStore {
-    fn save(&self, group: &str, body: Bytes) -> BoxFuture<Result<(), StoreError>> {
+    fn save(&self, group: &str, epoch: LeaderEpoch, body: Bytes) -> BoxFuture<Result<(), StoreError>> {
         let now = self.region.now();
         self.write(
             group,
+            epoch,
             Command::SaveGroup {
                 group: group.to_owned(),
                 body,
@@ -114,9 +117,10 @@ impl GroupStore for ShardStore {
         )
     }
 
-    fn delete(&self, group: &str) -> BoxFuture<Result<(), StoreError>> {
+    fn delete(&self, group: &str, epoch: LeaderEpoch) -> BoxFuture<Result<(), StoreError>> {
         self.write(
             group,
+            epoch,
             Command::DeleteGroups {
                 groups: vec![group.to_owned()],
             },
@@ -125,16 +129,18 @@ impl GroupStore for ShardStore {
 }
 
 impl ShardStore {
-    fn write(&self, group: &str, command: Command) -> BoxFuture<Result<(), StoreError>> {
+    fn write(&self, group: &str, epoch: LeaderEpoch, command: Command) -> BoxFuture<Result<(), StoreError>> {
         let region = self.region.clone();
         let shard = region.group_shard(group);
         Box::pin(async move {
-            match region.propose(shard, command).await {
+            match region.propose_at(shard, epoch, command).await {
                 Ok(_) => Ok(()),
                 Err(ControlError::NotLeader { .. }) => Err(StoreError::NotLeader),
-                Err(ControlError::Unknown { .. } | ControlError::Storage { .. }) => {
-                    Err(StoreError::Unavailable)
-                }
+                Err(
+                    ControlError::Unknown { .. }
+                    | ControlError::Refused { .. }
+                    | ControlError::Storage { .. },
+                ) => Err(StoreError::Unavailable),
             }
         })
     }

@@ -12,6 +12,7 @@
 mod broker;
 mod budget;
 mod catalog;
+mod cluster_view;
 mod configs;
 mod connection;
 mod context;
@@ -26,6 +27,7 @@ mod listener;
 mod log_limit;
 mod metrics;
 mod producer_ids;
+mod read_replicas;
 mod response_writer;
 mod settings;
 mod topic_creation;

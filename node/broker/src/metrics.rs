@@ -16,8 +16,8 @@ const LATENCY_BUCKETS_SECONDS: &[f64] = &[
 /// All figures of one broker.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// By API code; `None` where there is no API.
-    apis: Vec<Option<ApiMetrics>>,
+    /// In the order of [`ApiKey::ALL`].
+    apis: Vec<ApiMetrics>,
     errors: IntCounterVec,
     pub(crate) connections: IntGauge,
     pub(crate) connections_opened: IntCounter,
@@ -27,11 +27,13 @@ pub(crate) struct Metrics {
     pub(crate) response_bytes_in_flight: IntGauge,
     pub(crate) produce_bytes: IntCounter,
     pub(crate) produce_records: IntCounter,
+    pub(crate) geo_acks_fallbacks: IntCounter,
     pub(crate) produce_batches: IntCounter,
     pub(crate) fetch_bytes: IntCounter,
     pub(crate) fetch_records: IntCounter,
     pub(crate) fetch_batches: IntCounter,
     pub(crate) fetch_waits: IntCounter,
+    pub(crate) fetch_stale_redirects: IntCounter,
     pub(crate) fetches_waiting: IntGauge,
     pub(crate) fetch_sessions: IntGauge,
     pub(crate) fetch_session_partitions: IntGauge,
@@ -67,20 +69,16 @@ impl Metrics {
             "From the last byte of a request to its encoded response, by API; waiting fetches included.",
             &["api"],
         )?;
-        let mut apis = Vec::new();
-        for api in ApiKey::ALL {
-            let place = api.code() as usize;
-            if apis.len() <= place {
-                apis.resize_with(place + 1, || None);
-            }
+        let of_api = |api: &ApiKey| {
             let label = &[api.name()];
-            apis[place] = Some(ApiMetrics {
+            ApiMetrics {
                 requests: requests.with_label_values(label),
                 request_bytes: request_bytes.with_label_values(label),
                 response_bytes: response_bytes.with_label_values(label),
                 latency: latency.with_label_values(label),
-            });
-        }
+            }
+        };
+        let apis = ApiKey::ALL.iter().map(of_api).collect();
         Ok(Self {
             apis,
             errors: r.counters(
@@ -113,6 +111,10 @@ impl Metrics {
                 "Bytes of record batches acknowledged.",
             )?,
             produce_records: r.counter("meridian_produce_records_total", "Records acknowledged.")?,
+            geo_acks_fallbacks: r.counter(
+                "meridian_geo_acks_fallbacks_total",
+                "Batches acknowledged though fewer other regions held them than geo.acks wants.",
+            )?,
             produce_batches: r.counter("meridian_produce_batches_total", "Record batches acknowledged.")?,
             fetch_bytes: r.counter("meridian_fetch_bytes_total", "Bytes of record batches fetched.")?,
             fetch_records: r.counter("meridian_fetch_records_total", "Records fetched.")?,
@@ -120,6 +122,10 @@ impl Metrics {
             fetch_waits: r.counter(
                 "meridian_fetch_waits_total",
                 "Fetches that did not have enough data at once and waited.",
+            )?,
+            fetch_stale_redirects: r.counter(
+                "meridian_fetch_stale_redirects_total",
+                "Partitions of fetches sent to the owner because the copy here was older than geo.staleness.max.ms.",
             )?,
             fetches_waiting: r.gauge("meridian_fetches_waiting", "Fetches that wait for data now.")?,
             fetch_sessions: r.gauge("meridian_fetch_sessions", "Fetch sessions in the cache.")?,
@@ -141,7 +147,8 @@ impl Metrics {
 
     /// Counts a request that was answered.
     pub(crate) fn answered(&self, api: ApiKey, request_bytes: usize, response_bytes: usize, took: Duration) {
-        if let Some(Some(metrics)) = self.apis.get(api.code() as usize) {
+        if let Ok(place) = ApiKey::ALL.binary_search(&api) {
+            let metrics = &self.apis[place];
             metrics.requests.inc();
             metrics.request_bytes.inc_by(request_bytes as u64);
             metrics.response_bytes.inc_by(response_bytes as u64);

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_controller::{Command, CreateTopicError, NewTopic, Outcome, Topic};
+use meridian_controller::{Command, Controller, CreateTopicError, NewTopic, NotOwner, Outcome, Topic};
 use meridian_shard::ControlError;
 use meridian_wire::ErrorCode;
 use tokio::time::timeout;
 
+use crate::catalog;
 use crate::context::Caller;
 use crate::errors;
 
@@ -53,11 +54,12 @@ pub(crate) async fn create_on_demand(caller: &Caller, names: BTreeSet<String>) {
         partitions,
         configs: BTreeMap::new(),
     };
-    let topics = names
-        .into_iter()
-        .take(ON_DEMAND_TOPICS_MAX)
-        .map(new_topic)
-        .collect();
+    let names = names.into_iter().filter(|name| catalog::is_valid_name(name));
+    let topics: Vec<NewTopic> = names.take(ON_DEMAND_TOPICS_MAX).map(new_topic).collect();
+    if region.controller().is_owned_elsewhere() {
+        // A client may never ask another broker than this one.
+        return create_at_owner(caller, topics).await;
+    }
     let Ok(results) = timeout(ON_DEMAND_TIMEOUT, create(caller, topics)).await else {
         return;
     };
@@ -75,6 +77,31 @@ pub(crate) async fn create_on_demand(caller: &Caller, names: BTreeSet<String>) {
     }
 }
 
+async fn create_at_owner(caller: &Caller, topics: Vec<NewTopic>) {
+    let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
+    let region = &caller.context.region;
+    let created = timeout(ON_DEMAND_TIMEOUT, region.create_topics_at_owner(topics)).await;
+    let refused = match created {
+        Ok(Ok(outcomes)) => {
+            let refused = names.iter().zip(outcomes);
+            refused
+                .filter_map(|(name, outcome)| Some(format!("{name}: {}", outcome.err()?)))
+                .collect()
+        }
+        Ok(Err(error)) => vec![format!("{}: {error}", names.join(", "))],
+        Err(_) => vec![format!("{}: the owner does not answer", names.join(", "))],
+    };
+    for message in refused {
+        caller.context.warn_limited(|suppressed| {
+            tracing::warn!(
+                message,
+                suppressed,
+                "a topic was not created on demand at the owner"
+            );
+        });
+    }
+}
+
 /// What the client of a refused topic is told.
 pub(crate) fn refusal(error: &CreateTopicError) -> Refusal {
     let message = error.to_string();
@@ -86,10 +113,53 @@ pub(crate) fn control_refusal(error: &ControlError) -> Refusal {
     (errors::of_control(error), error.to_string())
 }
 
-/// A fault of ours: the controller answered another question.
+/// What the client is told when the controller did something else: that another region owns the cluster, or, which would be
+/// a fault of ours, an answer to another question.
 pub(crate) fn unexpected(outcome: &Outcome) -> Refusal {
-    (
-        ErrorCode::UnknownServerError,
-        format!("the controller answered {outcome:?}"),
-    )
+    match outcome {
+        Outcome::NotOwner(not_owner) => elsewhere(not_owner),
+        outcome => (
+            ErrorCode::UnknownServerError,
+            format!("the controller answered {outcome:?}"),
+        ),
+    }
+}
+
+/// Refuses where another region owns the cluster, before anything is held against facts that may be behind the owner's:
+/// the client looks for the controller, and goes there.
+pub(crate) fn check_owner(controller: &Controller) -> Result<(), Refusal> {
+    controller
+        .standing()
+        .check_owner()
+        .map_err(|not_owner| elsewhere(&not_owner))
+}
+
+fn elsewhere(not_owner: &NotOwner) -> Refusal {
+    let message = format!("{not_owner}; ask a broker of that region, or retry in a moment");
+    (ErrorCode::NotController, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_types::RegionEpoch;
+
+    use super::*;
+
+    #[test]
+    fn changes_go_to_the_region_that_owns_the_cluster() {
+        let outcome = Outcome::NotOwner(NotOwner {
+            owner: meridian_types::RegionNumber(2),
+            region_epoch: RegionEpoch(5),
+            role: meridian_controller::Role::Mirror,
+        });
+        let (error, message) = unexpected(&outcome);
+        assert_eq!(error, ErrorCode::NotController);
+        assert!(message.starts_with("region 2 owns this log in region epoch 5; here it is mirror"));
+        assert_eq!(unexpected(&Outcome::NotFounded).0, ErrorCode::UnknownServerError);
+        assert_eq!(
+            check_owner(&Controller::new()),
+            Ok(()),
+            "a region alone owns itself"
+        );
+    }
 }

@@ -1,14 +1,22 @@
 //! One entry of the controller's Raft log.
 
 use bytes::{Buf, Bytes};
-use meridian_types::{NodeId, RegionEpoch, TimestampMs, TopicId};
+use meridian_lineage::{ContentRun, RunHead, StagePart};
+use meridian_types::{NodeId, RegionNumber, ShardId, TimestampMs, TopicId};
 use thiserror::Error;
 
-use crate::codec::{Fault, get_count, get_str, get_topic, get_uuid, put_bytes, put_count, put_i64, put_u32};
-use crate::configs::{ConfigChange, ConfigOp, ConfigResource, Configs};
-use crate::controller::Founding;
+use crate::codec::{Fault, get_str, get_topic, put_bytes, put_count, put_i64, put_u32, put_u64};
+use crate::configs::{self, ConfigChange, Configs};
+use crate::controller::{Founding, SHARDS_MAX};
+use crate::geo::{GeoFounding, GeoRegion, Ownership};
 use crate::node::NodeRegistration;
+use crate::plan;
+use crate::settings::broker::BrokerSettings;
 use crate::topic::NewTopic;
+
+pub(crate) mod fields;
+
+use fields::*;
 
 /// What a node proposes and every node applies. Format: `docs/formats/command.md`.
 ///
@@ -16,10 +24,20 @@ use crate::topic::NewTopic;
 /// stop rather than skip the entry, or nodes would differ (invariant 4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Makes the region. The first command; later ones are refused.
+    /// Makes the region. The first command; later ones are refused. [`Command::found`] makes one.
     Found {
         /// What is decided for good.
         founding: Founding,
+        /// The first nodes. Without any, whichever node registers first gets every shard.
+        nodes: Vec<NodeRegistration>,
+        /// Replicas of every shard and of the controller on those nodes, the preferred leader first. They
+        /// are the groups' founders. The proposer decides, so that a better way to spread shards never
+        /// changes what an old entry means (invariant 4).
+        placements: Vec<(ShardId, Vec<NodeId>)>,
+        /// Configs of the cluster to start with; `default.replication.factor` is the copies wanted.
+        configs: Configs,
+        /// What it is among the regions of its logical cluster; `None` for a region that is to have no others.
+        geo: Option<GeoFounding>,
     },
     /// Creates topics.
     CreateTopics {
@@ -56,11 +74,49 @@ pub enum Command {
     RemoveNode {
         /// The node.
         node: NodeId,
+        /// Whether it goes although replicas are placed on it, which are then placed nowhere: for a node
+        /// that is lost for good. The proposer must have seen that it is ([`crate::plan::check_remove`]).
+        force: bool,
+    },
+    /// Starts or ends the draining of a node.
+    DrainNode {
+        /// The node.
+        node: NodeId,
+        /// Whether its replicas are to move to other nodes.
+        draining: bool,
+    },
+    /// Says which nodes should hold a shard.
+    SetPlacement {
+        /// The shard, or [`ShardId::CONTROLLER`].
+        shard: ShardId,
+        /// The nodes that should vote, the preferred leader first.
+        replicas: Vec<NodeId>,
+        /// Epoch of the placement that the proposer knew: a second opinion in between wins.
+        expected: u64,
     },
     /// Deals a block of producer ids, never dealt before.
     AllocateProducerIds {
         /// How many.
         count: u32,
+    },
+    /// Content that the region which owns the cluster has added. From feature level 4 on, as all that follows.
+    Mirrored(ContentRun),
+    /// Makes a region of the logical cluster known, or what it is called and where it is reached now.
+    SetRegion(GeoRegion),
+    /// Forgets a region of the logical cluster.
+    RemoveRegion {
+        /// The region.
+        number: RegionNumber,
+    },
+    /// Moves the ownership, a step at a time: it is drained for another region, and that one gets it, or the old owner
+    /// keeps it under the next epoch.
+    SetOwnership(Ownership),
+    /// A part of a checkpoint of the owner's controller, for a mirror that the owner's log no longer reaches back to.
+    Stage(StagePart),
+    /// The staged checkpoint takes the place of the content that is here. What is the region's own stays.
+    Install {
+        /// The checkpoint.
+        checkpoint: u64,
     },
 }
 
@@ -99,8 +155,8 @@ impl From<Fault> for CommandError {
     }
 }
 
-/// Kinds by number. Never reuse one. Reserved for what comes later: 16 to 23 placement and membership, 24 to
-/// 31 regions, links and owners.
+/// Kinds by number. Never reuse one. 16 to 23 are for placement and membership; 24 to 31 for regions, links and
+/// owners.
 mod kind {
     pub(super) const FOUND: u8 = 1;
     pub(super) const CREATE_TOPICS: u8 = 2;
@@ -110,24 +166,71 @@ mod kind {
     pub(super) const REGISTER_NODE: u8 = 6;
     pub(super) const REMOVE_NODE: u8 = 7;
     pub(super) const ALLOCATE_PRODUCER_IDS: u8 = 8;
+    pub(super) const DRAIN_NODE: u8 = 16;
+    pub(super) const SET_PLACEMENT: u8 = 17;
+    pub(super) const MIRRORED: u8 = 24;
+    pub(super) const SET_REGION: u8 = 25;
+    pub(super) const REMOVE_REGION: u8 = 26;
+    pub(super) const SET_OWNERSHIP: u8 = 27;
+    pub(super) const STAGE: u8 = 28;
+    pub(super) const INSTALL: u8 = 29;
 }
 
-mod resource {
-    pub(super) const TOPIC: u8 = 1;
-    pub(super) const CLUSTER: u8 = 2;
-    pub(super) const NODE: u8 = 3;
-}
-
-mod op {
-    pub(super) const SET: u8 = 1;
-    pub(super) const DELETE: u8 = 2;
-    pub(super) const APPEND: u8 = 3;
-    pub(super) const SUBTRACT: u8 = 4;
-}
+/// The format of all commands but one; every node at feature level 2 reads it.
+const VERSION: u8 = 2;
+/// The format of the founding of a region that is one of several.
+const VERSION_GEO: u8 = 3;
 
 impl Command {
-    /// The version that [`Command::encode`] writes.
-    pub const VERSION: u8 = 1;
+    /// Makes the region, with its shards spread over its first nodes.
+    ///
+    /// `nodes` may come in any order and be empty. `configs` are configs of the cluster;
+    /// `default.replication.factor` among them says how many copies each shard gets, if there are as many
+    /// nodes. What is not possible is refused when the command is applied.
+    pub fn found(founding: Founding, nodes: Vec<NodeRegistration>, configs: Configs) -> Self {
+        let canonical = configs::canonical_cluster_configs(&configs).unwrap_or_default();
+        let settings = BrokerSettings::resolve(&Configs::new(), &canonical);
+        let copies = usize::from(settings.default_replication_factor);
+        let placements = plan::initial(founding.shards.min(SHARDS_MAX), &nodes, copies);
+        Self::Found {
+            founding,
+            nodes,
+            placements,
+            configs,
+            geo: None,
+        }
+    }
+
+    /// The same for a region that is one of several of a logical cluster. Its shards get `copies` replicas, if there
+    /// are as many nodes.
+    ///
+    /// It has no configs of the cluster, since every region must have the same: the owner sets them afterwards.
+    pub fn found_geo(
+        founding: Founding,
+        geo: GeoFounding,
+        nodes: Vec<NodeRegistration>,
+        copies: usize,
+    ) -> Self {
+        let placements = plan::initial(founding.shards.min(SHARDS_MAX), &nodes, copies);
+        Self::Found {
+            founding,
+            nodes,
+            placements,
+            configs: Configs::new(),
+            geo: Some(geo),
+        }
+    }
+
+    /// The newest format version that [`Command::encode`] writes.
+    pub const VERSION: u8 = VERSION_GEO;
+
+    /// The oldest format that has room for the command.
+    fn version(&self) -> u8 {
+        match self {
+            Self::Found { geo: Some(_), .. } => VERSION_GEO,
+            _ => VERSION,
+        }
+    }
 
     /// The command's kind, for logs and metrics.
     pub fn name(&self) -> &'static str {
@@ -140,17 +243,46 @@ impl Command {
             Self::RegisterNode { .. } => "register_node",
             Self::RemoveNode { .. } => "remove_node",
             Self::AllocateProducerIds { .. } => "allocate_producer_ids",
+            Self::DrainNode { .. } => "drain_node",
+            Self::SetPlacement { .. } => "set_placement",
+            Self::Mirrored(_) => "mirrored",
+            Self::SetRegion(_) => "set_region",
+            Self::RemoveRegion { .. } => "remove_region",
+            Self::SetOwnership(_) => "set_ownership",
+            Self::Stage(_) => "stage",
+            Self::Install { .. } => "install",
         }
     }
 
-    /// The encoded command: one part.
+    /// The encoded command: one part, but for a run, whose commands follow uncopied.
     pub fn encode(&self) -> Vec<Bytes> {
-        let mut bytes = vec![Self::VERSION];
+        if let Self::Mirrored(run) = self {
+            return run.encode(VERSION, kind::MIRRORED);
+        }
+        let mut bytes = vec![self.version()];
         let out = &mut bytes;
         match self {
-            Self::Found { founding } => {
+            Self::Found {
+                founding,
+                nodes,
+                placements,
+                configs,
+                geo,
+            } => {
                 out.push(kind::FOUND);
                 put_founding(out, founding);
+                put_count(out, nodes.len());
+                nodes.iter().for_each(|node| put_registration(out, node));
+                put_count(out, placements.len());
+                for (shard, replicas) in placements {
+                    put_u32(out, shard.0);
+                    put_nodes(out, replicas);
+                }
+                put_configs(out, configs);
+                if let Some(geo) = geo {
+                    put_region_number(out, geo.number);
+                    put_region_number(out, geo.owner);
+                }
             }
             Self::CreateTopics { topics, now } => {
                 out.push(kind::CREATE_TOPICS);
@@ -189,13 +321,50 @@ impl Command {
                 put_i64(out, now.0);
                 put_registration(out, node);
             }
-            Self::RemoveNode { node } => {
+            Self::RemoveNode { node, force } => {
                 out.push(kind::REMOVE_NODE);
                 put_u32(out, node.0);
+                put_flag(out, *force);
+            }
+            Self::DrainNode { node, draining } => {
+                out.push(kind::DRAIN_NODE);
+                put_u32(out, node.0);
+                put_flag(out, *draining);
+            }
+            Self::SetPlacement {
+                shard,
+                replicas,
+                expected,
+            } => {
+                out.push(kind::SET_PLACEMENT);
+                put_u32(out, shard.0);
+                put_u64(out, *expected);
+                put_nodes(out, replicas);
             }
             Self::AllocateProducerIds { count } => {
                 out.push(kind::ALLOCATE_PRODUCER_IDS);
                 put_u32(out, *count);
+            }
+            Self::Mirrored(_) => unreachable!("a run has several parts and returned above"),
+            Self::SetRegion(region) => {
+                out.push(kind::SET_REGION);
+                put_geo_region(out, region);
+            }
+            Self::RemoveRegion { number } => {
+                out.push(kind::REMOVE_REGION);
+                put_region_number(out, *number);
+            }
+            Self::SetOwnership(ownership) => {
+                out.push(kind::SET_OWNERSHIP);
+                put_ownership(out, ownership);
+            }
+            Self::Stage(part) => {
+                out.push(kind::STAGE);
+                part.encode(out);
+            }
+            Self::Install { checkpoint } => {
+                out.push(kind::INSTALL);
+                put_u64(out, *checkpoint);
             }
         }
         vec![bytes.into()]
@@ -207,19 +376,22 @@ impl Command {
     pub fn decode(parts: &[Bytes]) -> Result<Self, CommandError> {
         match parts {
             [whole] => decode(whole),
-            parts => decode(&parts.concat()),
+            parts => decode(&parts.concat().into()),
         }
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Command, CommandError> {
-    let from = &mut &*bytes;
+fn decode(whole: &Bytes) -> Result<Command, CommandError> {
+    let from = &mut &whole[..];
     let version = from.try_get_u8().map_err(Fault::from)?;
-    if version != Command::VERSION {
+    if !(1..=Command::VERSION).contains(&version) {
         return Err(CommandError::Version { version });
     }
     let kind = from.try_get_u8().map_err(Fault::from)?;
-    let command = body(kind, from)?.ok_or(CommandError::Kind { kind })?;
+    if kind == kind::MIRRORED && version == VERSION {
+        return decode_mirrored(whole);
+    }
+    let command = body(version, kind, from)?.ok_or(CommandError::Kind { kind })?;
     if !from.is_empty() {
         return Err(CommandError::Malformed {
             what: "bytes are left behind its last field",
@@ -228,11 +400,70 @@ fn decode(bytes: &[u8]) -> Result<Command, CommandError> {
     Ok(command)
 }
 
-fn body(kind: u8, from: &mut &[u8]) -> Result<Option<Command>, Fault> {
+fn decode_mirrored(whole: &Bytes) -> Result<Command, CommandError> {
+    let (head, mut at) = RunHead::decode(whole).map_err(Fault::from)?;
+    let run = head.with_commands(|length| {
+        let end = at.checked_add(length).filter(|end| *end <= whole.len());
+        let command = whole.slice(at..end.ok_or(CommandError::Truncated)?);
+        at += length;
+        check_is_content(&command)?;
+        Ok::<_, CommandError>(command)
+    })?;
+    if at < whole.len() {
+        return Err(CommandError::Malformed {
+            what: "bytes are left behind its last command",
+        });
+    }
+    Ok(Command::Mirrored(run))
+}
+
+/// A command that this version does not know stops the node, as one of its own would: to refuse the run would make nodes
+/// of two versions differ. What is wrong beyond its kind is the matter of `apply`, which refuses the run.
+fn check_is_content(command: &[u8]) -> Result<(), CommandError> {
+    let [version, kind, ..] = command else {
+        return Ok(());
+    };
+    match (*version, *kind) {
+        (version, _) if version > Command::VERSION => Err(CommandError::Version { version }),
+        (
+            _,
+            kind::FOUND..=kind::ALLOCATE_PRODUCER_IDS
+            | kind::DRAIN_NODE..=kind::SET_PLACEMENT
+            | kind::MIRRORED..=kind::INSTALL,
+        ) => Ok(()),
+        (_, kind) => Err(CommandError::Kind { kind }),
+    }
+}
+
+/// Version 1 knew regions of one node: whatever it has no field for takes its default.
+fn body(version: u8, kind: u8, from: &mut &[u8]) -> Result<Option<Command>, Fault> {
     Ok(Some(match kind {
+        kind::FOUND if version == 1 => Command::Found {
+            founding: get_founding(from)?,
+            nodes: Vec::new(),
+            placements: Vec::new(),
+            configs: Configs::new(),
+            geo: None,
+        },
         kind::FOUND => Command::Found {
             founding: get_founding(from)?,
+            nodes: many(from, REGISTRATION_BYTES_MIN, |from| {
+                get_registration(version, from)
+            })?,
+            placements: many(from, 8, |from| {
+                Ok((ShardId(from.try_get_u32_le()?), get_nodes(from)?))
+            })?,
+            configs: get_configs(from)?,
+            geo: match version {
+                VERSION_GEO => Some(GeoFounding {
+                    number: get_region_number(from)?,
+                    owner: get_region_number(from)?,
+                }),
+                _ => None,
+            },
         },
+        // Nothing else has a form of its own in version 3.
+        _ if version > VERSION => return Err(Fault::Invalid("only a founding has version 3")),
         kind::CREATE_TOPICS => {
             let now = TimestampMs(from.try_get_i64_le()?);
             let topics = many(from, 16 + 4 + 4 + 4, |from| {
@@ -265,169 +496,41 @@ fn body(kind: u8, from: &mut &[u8]) -> Result<Option<Command>, Fault> {
         kind::REGISTER_NODE => {
             let now = TimestampMs(from.try_get_i64_le()?);
             Command::RegisterNode {
-                node: get_registration(from)?,
+                node: get_registration(version, from)?,
                 now,
             }
         }
         kind::REMOVE_NODE => Command::RemoveNode {
             node: NodeId(from.try_get_u32_le()?),
+            force: version > 1 && get_flag(from)?,
         },
+        kind::DRAIN_NODE if version > 1 => Command::DrainNode {
+            node: NodeId(from.try_get_u32_le()?),
+            draining: get_flag(from)?,
+        },
+        kind::SET_PLACEMENT if version > 1 => {
+            let shard = ShardId(from.try_get_u32_le()?);
+            let expected = from.try_get_u64_le()?;
+            Command::SetPlacement {
+                shard,
+                replicas: get_nodes(from)?,
+                expected,
+            }
+        }
         kind::ALLOCATE_PRODUCER_IDS => Command::AllocateProducerIds {
             count: from.try_get_u32_le()?,
         },
+        kind::SET_REGION if version > 1 => Command::SetRegion(get_geo_region(from)?),
+        kind::REMOVE_REGION if version > 1 => Command::RemoveRegion {
+            number: get_region_number(from)?,
+        },
+        kind::SET_OWNERSHIP if version > 1 => Command::SetOwnership(get_ownership(from)?),
+        kind::STAGE if version > 1 => Command::Stage(StagePart::decode(from)?),
+        kind::INSTALL if version > 1 => Command::Install {
+            checkpoint: from.try_get_u64_le()?,
+        },
         _ => return Ok(None),
     }))
-}
-
-/// As many things as the count in front says, each of at least `least_bytes`.
-pub(crate) fn many<T>(
-    from: &mut &[u8],
-    least_bytes: usize,
-    one: impl Fn(&mut &[u8]) -> Result<T, Fault>,
-) -> Result<Vec<T>, Fault> {
-    let count = get_count(from, least_bytes)?;
-    let mut things = Vec::with_capacity(count);
-    for _ in 0..count {
-        things.push(one(from)?);
-    }
-    Ok(things)
-}
-
-// The forms below stand in snapshots too.
-
-pub(crate) fn put_founding(out: &mut Vec<u8>, founding: &Founding) {
-    put_bytes(out, founding.cluster_id.as_bytes());
-    put_bytes(out, founding.region.as_bytes());
-    put_u32(out, founding.shards);
-    put_u32(out, founding.region_epoch.0);
-    put_i64(out, founding.founded_at.0);
-}
-
-pub(crate) fn get_founding(from: &mut &[u8]) -> Result<Founding, Fault> {
-    Ok(Founding {
-        cluster_id: get_str(from)?,
-        region: get_str(from)?,
-        shards: from.try_get_u32_le()?,
-        region_epoch: RegionEpoch(from.try_get_u32_le()?),
-        founded_at: TimestampMs(from.try_get_i64_le()?),
-    })
-}
-
-pub(crate) fn put_configs(out: &mut Vec<u8>, configs: &Configs) {
-    put_count(out, configs.len());
-    for (name, value) in configs {
-        put_bytes(out, name.as_bytes());
-        put_bytes(out, value.as_bytes());
-    }
-}
-
-/// Refuses names out of order, so that equal configs have one encoding only.
-pub(crate) fn get_configs(from: &mut &[u8]) -> Result<Configs, Fault> {
-    let mut configs = Configs::new();
-    for _ in 0..get_count(from, 8)? {
-        let name = get_str(from)?;
-        if configs.last_key_value().is_some_and(|(last, _)| *last >= name) {
-            return Err(Fault::Invalid("configs are not in the order of their names"));
-        }
-        configs.insert(name, get_str(from)?);
-    }
-    Ok(configs)
-}
-
-pub(crate) fn put_registration(out: &mut Vec<u8>, node: &NodeRegistration) {
-    put_u32(out, node.node.0);
-    out.extend_from_slice(node.incarnation.as_bytes());
-    out.extend_from_slice(&node.port.to_le_bytes());
-    put_bytes(out, node.host.as_bytes());
-    match &node.rack {
-        None => out.push(0),
-        Some(rack) => {
-            out.push(1);
-            put_bytes(out, rack.as_bytes());
-        }
-    }
-}
-
-pub(crate) fn get_registration(from: &mut &[u8]) -> Result<NodeRegistration, Fault> {
-    Ok(NodeRegistration {
-        node: NodeId(from.try_get_u32_le()?),
-        incarnation: get_uuid(from)?,
-        port: from.try_get_u16_le()?,
-        host: get_str(from)?,
-        rack: match from.try_get_u8()? {
-            0 => None,
-            1 => Some(get_str(from)?),
-            _ => return Err(Fault::Invalid("the flag before a rack is neither 0 nor 1")),
-        },
-    })
-}
-
-fn put_change(out: &mut Vec<u8>, change: &ConfigChange) {
-    match change.resource {
-        ConfigResource::Topic(topic) => {
-            out.push(resource::TOPIC);
-            out.extend_from_slice(topic.0.as_bytes());
-        }
-        ConfigResource::Cluster => out.push(resource::CLUSTER),
-        ConfigResource::Node(node) => {
-            out.push(resource::NODE);
-            put_u32(out, node.0);
-        }
-    }
-    out.push(change.replace_all.into());
-    put_count(out, change.ops.len());
-    for operation in &change.ops {
-        let (tag, name, value) = match operation {
-            ConfigOp::Set { name, value } => (op::SET, name, Some(value)),
-            ConfigOp::Delete { name } => (op::DELETE, name, None),
-            ConfigOp::Append { name, value } => (op::APPEND, name, Some(value)),
-            ConfigOp::Subtract { name, value } => (op::SUBTRACT, name, Some(value)),
-        };
-        out.push(tag);
-        put_bytes(out, name.as_bytes());
-        if let Some(value) = value {
-            put_bytes(out, value.as_bytes());
-        }
-    }
-}
-
-fn get_change(from: &mut &[u8]) -> Result<ConfigChange, Fault> {
-    let resource = match from.try_get_u8()? {
-        resource::TOPIC => ConfigResource::Topic(get_topic(from)?),
-        resource::CLUSTER => ConfigResource::Cluster,
-        resource::NODE => ConfigResource::Node(NodeId(from.try_get_u32_le()?)),
-        _ => return Err(Fault::Invalid("unknown kind of config resource")),
-    };
-    let replace_all = match from.try_get_u8()? {
-        0 => false,
-        1 => true,
-        _ => return Err(Fault::Invalid("the flag of a config change is neither 0 nor 1")),
-    };
-    let ops = many(from, 5, |from| {
-        let tag = from.try_get_u8()?;
-        let name = get_str(from)?;
-        Ok(match tag {
-            op::SET => ConfigOp::Set {
-                name,
-                value: get_str(from)?,
-            },
-            op::DELETE => ConfigOp::Delete { name },
-            op::APPEND => ConfigOp::Append {
-                name,
-                value: get_str(from)?,
-            },
-            op::SUBTRACT => ConfigOp::Subtract {
-                name,
-                value: get_str(from)?,
-            },
-            _ => return Err(Fault::Invalid("unknown config operation")),
-        })
-    })?;
-    Ok(ConfigChange {
-        resource,
-        replace_all,
-        ops,
-    })
 }
 
 #[cfg(test)]

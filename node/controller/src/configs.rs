@@ -142,6 +142,20 @@ pub(crate) fn canonical_topic_configs(
     Ok(canonical)
 }
 
+/// The configs of a new cluster in canonical form.
+pub(crate) fn canonical_cluster_configs(configs: &Configs) -> Result<Configs, ConfigError> {
+    let set = |(name, value): (&String, &String)| ConfigOp::Set {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    let change = ConfigChange {
+        resource: ConfigResource::Cluster,
+        replace_all: true,
+        ops: configs.iter().map(set).collect(),
+    };
+    alter_cluster(&change, &Configs::new())
+}
+
 /// A topic's configs after a change.
 pub(crate) fn alter_topic(
     change: &ConfigChange,

@@ -1,22 +1,27 @@
 //! The region's facts, and how a command changes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use meridian_lineage::{ContentCommand, Effect, Staging, Standing, TurnRejected};
 use meridian_types::{
-    LogPosition, NodeId, Partition, ProducerId, RegionEpoch, ShardId, TimestampMs, TopicId, shard_of,
+    LogPosition, NodeId, Partition, ProducerId, RegionEpoch, RegionNumber, ShardId, TimestampMs, TopicId,
+    shard_of,
 };
 
 use crate::command::Command;
 use crate::configs::{self, ConfigChange, ConfigError, ConfigResource, Configs};
-use crate::node::{Node, NodeNotFound, NodeRegistration, RegisterNodeError};
+use crate::geo::Geo;
+use crate::node::{Node, NodeNotFound, RemoveNodeError};
 use crate::outcome::{
     AllocateError, CreatePartitionsError, FoundingError, Outcome, ProducerIds, TopicNotFound,
 };
-use crate::placement;
+use crate::placement::Placement;
 use crate::settings::broker::BrokerSettings;
 use crate::settings::topic::TopicSettings;
 use crate::topic::{CreateTopicError, DeletedTopic, NewTopic, PARTITIONS_MAX, Topic, Topics};
+
+mod membership;
 
 /// Everything the region agrees on, as of the last applied command.
 #[derive(Clone, Debug)]
@@ -25,11 +30,23 @@ pub struct Controller {
     pub(crate) founding: Option<Founding>,
     pub(crate) topics: Topics,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    /// Ids that no node is given any more, from feature level 3 on.
+    pub(crate) retired: BTreeSet<NodeId>,
+    /// Of every shard and of the controller, as soon as there is a node.
+    pub(crate) placements: BTreeMap<ShardId, Placement>,
+    /// Never falls: the log holds commands of this level.
+    pub(crate) feature_level: u16,
     pub(crate) cluster_configs: Configs,
     /// Only nodes that have some.
     pub(crate) node_configs: BTreeMap<NodeId, Configs>,
     /// Producer ids dealt so far under all region epochs.
     pub(crate) producer_ids_dealt: u64,
+    /// What the region is among others of its logical cluster, if it is one of several.
+    pub(crate) geo: Option<Geo>,
+    /// Where the facts stand among the regions.
+    pub(crate) standing: Standing,
+    /// A checkpoint of the owner's controller on its way in.
+    pub(crate) staged: Option<Box<Staging>>,
     /// Settings of a topic without configs of its own; derived.
     topic_defaults: Arc<TopicSettings>,
     /// Settings of a node without configs of its own; derived.
@@ -59,32 +76,37 @@ pub const SHARDS_MAX: u32 = 1 << 12;
 /// Most producer ids of one block.
 pub const PRODUCER_IDS_MAX: u32 = 1_000_000;
 
-/// Bits that count producer ids; the region epoch stands above them, so that a region that was promoted
-/// never deals an id that its predecessor has dealt.
-const PRODUCER_ID_BITS: u32 = 48;
+/// Bits that count producer ids; the region's number stands above them, so that no two regions deal the same id. In a
+/// region without a number it is the epoch it was founded with, which rises when it is rebuilt.
+const PRODUCER_ID_BITS: u32 = RegionNumber::PRODUCER_ID_BITS;
 
 impl Founding {
-    fn check(&self) -> Result<(), FoundingError> {
+    pub(crate) fn check(&self) -> Result<(), FoundingError> {
         let shards = self.shards;
         if !shards.is_power_of_two() || shards > SHARDS_MAX {
             return Err(FoundingError::Shards { shards });
         }
         for (what, name) in [("cluster id", &self.cluster_id), ("region name", &self.region)] {
-            let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-            if !(1..=64).contains(&name.len()) || !name.chars().all(is_allowed) {
+            if !is_name(name) {
                 return Err(FoundingError::Name {
                     what,
                     name: name.clone(),
                 });
             }
         }
-        if self.region_epoch.0 > REGION_EPOCH_MAX {
+        if self.region_epoch > RegionEpoch::MAX {
             return Err(FoundingError::RegionEpoch {
                 epoch: self.region_epoch,
             });
         }
         Ok(())
     }
+}
+
+/// What regions and clusters may be called.
+pub(crate) fn is_name(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=64).contains(&name.len()) && name.chars().all(is_allowed)
 }
 
 impl Default for Controller {
@@ -102,9 +124,15 @@ impl Controller {
             founding: None,
             topics: Topics::default(),
             nodes: BTreeMap::new(),
+            retired: BTreeSet::new(),
+            placements: BTreeMap::new(),
+            feature_level: 1,
             cluster_configs: Configs::new(),
             node_configs: BTreeMap::new(),
             producer_ids_dealt: 0,
+            geo: None,
+            standing: Standing::default(),
+            staged: None,
             topic_defaults: Arc::new(TopicSettings::resolve(&none, &none)),
             broker_defaults: Arc::new(BrokerSettings::resolve(&none, &none)),
             broker_settings: BTreeMap::new(),
@@ -194,11 +222,51 @@ impl Controller {
         self.nodes.values()
     }
 
-    /// The nodes that should hold a shard, the preferred leader first: `default.replication.factor` of them,
-    /// or as many as there are.
-    pub fn replicas_of(&self, shard: ShardId) -> Vec<NodeId> {
-        let copies = usize::from(self.broker_defaults.default_replication_factor);
-        placement::replicas_of(shard, &self.nodes, copies)
+    /// Where a shard, or the controller, belongs; `None` for another id and before there is a node.
+    pub fn placement(&self, shard: ShardId) -> Option<&Placement> {
+        self.placements.get(&shard)
+    }
+
+    /// Every placement by shard, the controller's last.
+    pub fn placements(&self) -> impl ExactSizeIterator<Item = (ShardId, &Placement)> {
+        self.placements
+            .iter()
+            .map(|(shard, placement)| (*shard, placement))
+    }
+
+    /// The nodes that should hold a shard, the preferred leader first; none where there is no placement.
+    pub fn replicas_of(&self, shard: ShardId) -> &[NodeId] {
+        self.placement(shard).map_or(&[], |placement| &placement.replicas)
+    }
+
+    /// How many copies each shard should have, if there are as many nodes: `default.replication.factor`.
+    pub fn copies_wanted(&self) -> usize {
+        usize::from(self.broker_defaults.default_replication_factor)
+    }
+
+    /// The feature level in force: once all nodes understood it, and from then on for good. Commands are
+    /// written at this level, and a node that understands less is refused.
+    pub fn feature_level(&self) -> u16 {
+        self.feature_level
+    }
+
+    /// What [`Command::RemoveNode`] would answer now, changing nothing.
+    pub fn check_remove_node(&self, node: NodeId, force: bool) -> Result<(), RemoveNodeError> {
+        if !self.nodes.contains_key(&node) {
+            return Err(NodeNotFound { node }.into());
+        }
+        let held = || {
+            self.placements()
+                .filter(|(_, placement)| placement.contains(node))
+        };
+        if let Some((shard, _)) = held().find(|(_, placement)| placement.replicas.len() == 1) {
+            return Err(RemoveNodeError::LastReplica { node, shard });
+        }
+        match held().count() {
+            0 => Ok(()),
+            _ if force => Ok(()),
+            replicas => Err(RemoveNodeError::HoldsReplicas { node, replicas }),
+        }
     }
 
     /// What [`Command::CreateTopics`] would answer now, changing nothing.
@@ -235,14 +303,38 @@ impl Controller {
             "commands are applied once and in order"
         );
         self.applied = at;
-        if let Command::Found { founding } = command {
-            return Outcome::Founded(self.found(founding));
+        if let Command::Found {
+            founding,
+            nodes,
+            placements,
+            configs,
+            geo,
+        } = command
+        {
+            return Outcome::Founded(self.found(at, founding, nodes, placements, configs, geo.as_ref()));
         }
         if self.founding.is_none() {
             return Outcome::NotFounded;
         }
+        match command.effect() {
+            Effect::Run(run) => Outcome::Mirrored(self.apply_mirrored(at, run)),
+            Effect::Content(turn) => match self.standing.check_content(turn) {
+                Ok(()) => {
+                    let outcome = self.apply_command(at, command);
+                    self.standing.add(at.index, command, self.region_number());
+                    outcome
+                }
+                Err(TurnRejected::NotOwner(not_owner)) => Outcome::NotOwner(not_owner),
+                Err(rejected) => Outcome::OwnershipSet(Err(rejected)),
+            },
+            Effect::Own | Effect::Begin(_) | Effect::Fence(_) => self.apply_command(at, command),
+        }
+    }
+
+    /// Applies a command that may be applied here.
+    pub(crate) fn apply_command(&mut self, at: LogPosition, command: &Command) -> Outcome {
         match command {
-            Command::Found { .. } => unreachable!("returned above"),
+            Command::Found { .. } | Command::Mirrored(_) => unreachable!("they are applied elsewhere"),
             Command::CreateTopics { topics, now } => {
                 self.topics.forget_deleted(*now);
                 Outcome::TopicsCreated(topics.iter().map(|new| self.create_topic(new, *now)).collect())
@@ -264,8 +356,22 @@ impl Controller {
             ),
             Command::AlterConfigs { changes } => Outcome::ConfigsAltered(self.alter_configs(changes)),
             Command::RegisterNode { node, now } => Outcome::NodeRegistered(self.register(at, node, *now)),
-            Command::RemoveNode { node } => Outcome::NodeRemoved(self.remove_node(*node)),
+            Command::RemoveNode { node, force } => Outcome::NodeRemoved(self.remove_node(at, *node, *force)),
+            Command::DrainNode { node, draining } => Outcome::NodeDrained(self.drain(*node, *draining)),
+            Command::SetPlacement {
+                shard,
+                replicas,
+                expected,
+            } => Outcome::PlacementSet(self.place(at, *shard, replicas, *expected)),
             Command::AllocateProducerIds { count } => Outcome::ProducerIds(self.allocate(*count)),
+            Command::SetRegion(region) => Outcome::RegionSet(self.set_region(region)),
+            Command::RemoveRegion { number } => Outcome::RegionRemoved(self.remove_region(*number)),
+            Command::SetOwnership(ownership) => {
+                self.note_deadline(ownership);
+                Outcome::OwnershipSet(Ok(()))
+            }
+            Command::Stage(part) => Outcome::Staged(self.stage(part)),
+            Command::Install { checkpoint } => Outcome::Installed(self.install(at, *checkpoint)),
         }
     }
 
@@ -288,6 +394,8 @@ impl Controller {
                 return Err(format!("settings of topic {:?} are out of date", topic.name));
             }
         }
+        self.check_placements()?;
+        self.check_geo()?;
         if self.founding.is_none() && (self.topics.len() > 0 || !self.nodes.is_empty()) {
             return Err("there are facts before the founding".into());
         }
@@ -327,18 +435,6 @@ impl Controller {
             return self.topic_defaults.clone();
         }
         Arc::new(TopicSettings::resolve(configs, &self.cluster_configs))
-    }
-
-    fn found(&mut self, founding: &Founding) -> Result<(), FoundingError> {
-        if let Some(present) = &self.founding {
-            let Founding {
-                region, cluster_id, ..
-            } = present.clone();
-            return Err(FoundingError::Founded { region, cluster_id });
-        }
-        founding.check()?;
-        self.founding = Some(founding.clone());
-        Ok(())
     }
 
     /// Answers the topic's configs in canonical form.
@@ -433,41 +529,6 @@ impl Controller {
         results
     }
 
-    fn register(
-        &mut self,
-        at: LogPosition,
-        node: &NodeRegistration,
-        now: TimestampMs,
-    ) -> Result<u64, RegisterNodeError> {
-        node.check()?;
-        if let Some(present) = self.nodes.get(&node.node)
-            && present.registration.incarnation != node.incarnation
-        {
-            let present = present.registration.incarnation;
-            return Err(RegisterNodeError::IdTaken {
-                node: node.node,
-                present,
-            });
-        }
-        let epoch = at.index.0;
-        self.nodes.insert(
-            node.node,
-            Node {
-                registration: node.clone(),
-                epoch,
-                registered_at: now,
-            },
-        );
-        Ok(epoch)
-    }
-
-    fn remove_node(&mut self, node: NodeId) -> Result<(), NodeNotFound> {
-        self.nodes.remove(&node).ok_or(NodeNotFound { node })?;
-        self.node_configs.remove(&node);
-        self.broker_settings.remove(&node);
-        Ok(())
-    }
-
     fn allocate(&mut self, count: u32) -> Result<ProducerIds, AllocateError> {
         if !(1..=PRODUCER_IDS_MAX).contains(&count) {
             return Err(AllocateError::Count { count });
@@ -482,13 +543,14 @@ impl Controller {
             .founding
             .as_ref()
             .map_or(0, |founding| founding.region_epoch.0);
-        let first = ProducerId(u64::from(region_epoch) << PRODUCER_ID_BITS | first);
+        let above = match &self.geo {
+            Some(geo) => geo.number.first_producer_id().0,
+            None => u64::from(region_epoch) << PRODUCER_ID_BITS,
+        };
+        let first = ProducerId(above | first);
         Ok(ProducerIds { first, count })
     }
 }
-
-/// See [`meridian_types::RegionEpoch`].
-const REGION_EPOCH_MAX: u32 = 2047;
 
 #[cfg(test)]
 mod tests;

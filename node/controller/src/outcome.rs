@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use meridian_lineage::{InstallRejected, MirrorRejected, NotOwner, StageRejected, TurnRejected};
 use meridian_types::{ProducerId, RegionEpoch, TopicId};
 use thiserror::Error;
 
 use crate::configs::ConfigError;
 use crate::controller::{PRODUCER_IDS_MAX, SHARDS_MAX};
-use crate::node::{NodeNotFound, RegisterNodeError};
+use crate::geo::RegionError;
+use crate::node::{NodeNotFound, RegisterNodeError, RemoveNodeError};
+use crate::placement::SetPlacementError;
 use crate::topic::{CreateTopicError, PARTITIONS_MAX, Topic};
 
 /// What a command did, by its kind.
@@ -28,9 +31,28 @@ pub enum Outcome {
     /// To [`Command::RegisterNode`]: the node's epoch.
     NodeRegistered(Result<u64, RegisterNodeError>),
     /// To [`Command::RemoveNode`].
-    NodeRemoved(Result<(), NodeNotFound>),
+    NodeRemoved(Result<(), RemoveNodeError>),
+    /// To [`Command::DrainNode`].
+    NodeDrained(Result<(), NodeNotFound>),
+    /// To [`Command::SetPlacement`]: the placement's new epoch.
+    PlacementSet(Result<u64, SetPlacementError>),
     /// To [`Command::AllocateProducerIds`].
     ProducerIds(Result<ProducerIds, AllocateError>),
+    /// Another region owns the cluster, or is about to: topics, their configs, the cluster's configs and regions are
+    /// changed there.
+    NotOwner(NotOwner),
+    /// To [`Command::Mirrored`]: the controller's sequence behind it.
+    Mirrored(Result<u64, MirrorRejected>),
+    /// To [`Command::SetRegion`].
+    RegionSet(Result<(), RegionError>),
+    /// To [`Command::RemoveRegion`].
+    RegionRemoved(Result<(), RegionError>),
+    /// To [`Command::SetOwnership`].
+    OwnershipSet(Result<(), TurnRejected>),
+    /// To [`Command::Stage`].
+    Staged(Result<(), StageRejected>),
+    /// To [`Command::Install`]: the controller's sequence behind it.
+    Installed(Result<u64, InstallRejected>),
 }
 
 /// Why a region was not founded.
@@ -63,6 +85,24 @@ pub enum FoundingError {
     RegionEpoch {
         /// The epoch asked for.
         epoch: RegionEpoch,
+    },
+    /// What the region is to be among others is not possible.
+    #[error("the region cannot be one of several: {what}")]
+    Geo {
+        /// What does not go.
+        what: String,
+    },
+    /// A first node is not possible.
+    #[error(transparent)]
+    Node(#[from] RegisterNodeError),
+    /// A config of the cluster is not possible.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Nodes or placements do not go together: a defect of the proposer.
+    #[error("the first nodes and placements do not go together: {what}")]
+    Placement {
+        /// What does not.
+        what: String,
     },
 }
 

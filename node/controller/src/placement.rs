@@ -1,104 +1,85 @@
 //! Which nodes hold which shard.
 
-use std::collections::{BTreeMap, VecDeque};
-
 use meridian_types::{NodeId, ShardId};
+use thiserror::Error;
 
-use crate::node::Node;
+use crate::node::{NodeNotFound, shard_name};
 
-/// The nodes that should hold `shard`, `copies` of them or as many as there are, the preferred leader first.
+/// Where the replicas of one shard belong.
 ///
-/// A function of the registered nodes alone. Neighbours on the ring come from different racks as long as the
-/// racks last, and the ring starts one node further for every shard, so leaders spread evenly.
-pub fn replicas_of(shard: ShardId, nodes: &BTreeMap<NodeId, Node>, copies: usize) -> Vec<NodeId> {
-    let ring = ring(nodes);
-    if ring.is_empty() {
-        return Vec::new();
-    }
-    let first = if shard == ShardId::CONTROLLER {
-        0
-    } else {
-        shard.0 as usize % ring.len()
-    };
-    ring.iter()
-        .cycle()
-        .skip(first)
-        .take(copies.min(ring.len()))
-        .copied()
-        .collect()
+/// This is the wish. The shard's leader carries it out: it adds learners, waits until they caught up, changes
+/// the voters, and hands leadership to the first of `replicas` when that one is alive and caught up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The voters that the shard's group is first made with, by id: each of them, and nobody else, may
+    /// initialize the group, and only with all of them. Empty once one of them was removed from the region:
+    /// its id may belong to an empty data directory by then, and the group has long been made.
+    pub founders: Vec<NodeId>,
+    /// The nodes that should vote, none twice, the preferred leader first. Never empty.
+    pub replicas: Vec<NodeId>,
+    /// Rises with every change of `replicas`: the Raft index of the command.
+    pub epoch: u64,
 }
 
-/// All nodes, one of each rack in turn.
-fn ring(nodes: &BTreeMap<NodeId, Node>) -> Vec<NodeId> {
-    let mut racks: BTreeMap<Option<&str>, VecDeque<NodeId>> = BTreeMap::new();
-    for (id, node) in nodes {
-        racks
-            .entry(node.registration.rack.as_deref())
-            .or_default()
-            .push_back(*id);
-    }
-    let mut ring = Vec::with_capacity(nodes.len());
-    while ring.len() < nodes.len() {
-        ring.extend(racks.values_mut().filter_map(VecDeque::pop_front));
-    }
-    ring
+/// Why a shard's replicas were not placed anew.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SetPlacementError {
+    /// The region has no such shard, or no node yet.
+    #[error("{} has no placement", shard_name(*shard))]
+    ShardNotFound {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Somebody else placed it since. Plan again.
+    #[error("{} was placed anew since (epoch {present}, expected was {expected})", shard_name(*shard))]
+    Changed {
+        /// The shard.
+        shard: ShardId,
+        /// Epoch in force.
+        present: u64,
+        /// Epoch that the proposer knew.
+        expected: u64,
+    },
+    /// A shard without replicas is lost, and one node cannot hold two of them.
+    #[error("{} needs one replica or more, each on another node; asked for was {replicas:?}", shard_name(*shard))]
+    Replicas {
+        /// The shard.
+        shard: ShardId,
+        /// What was asked for.
+        replicas: Vec<NodeId>,
+    },
+    /// Only registered nodes hold replicas.
+    #[error(transparent)]
+    NodeNotFound(#[from] NodeNotFound),
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use meridian_types::{TimestampMs, Uuid};
-
-    use super::*;
-    use crate::node::NodeRegistration;
-
-    fn nodes(racks: &[&str]) -> BTreeMap<NodeId, Node> {
-        let node = |(n, rack): (usize, &&str)| {
-            let node = NodeId(n as u32 + 1);
-            let registration = NodeRegistration {
-                node,
-                incarnation: Uuid::from_u128(n as u128),
-                host: "localhost".into(),
-                port: 9092,
-                rack: (!rack.is_empty()).then(|| (*rack).to_owned()),
-            };
-            (
-                node,
-                Node {
-                    registration,
-                    epoch: 1,
-                    registered_at: TimestampMs(0),
-                },
-            )
-        };
-        racks.iter().enumerate().map(node).collect()
-    }
-
-    #[test]
-    fn every_shard_has_as_many_copies_as_there_are_nodes_up_to_three() {
-        assert_eq!(replicas_of(ShardId(0), &nodes(&[]), 3), []);
-        assert_eq!(replicas_of(ShardId(7), &nodes(&[""]), 3), [NodeId(1)]);
-        assert_eq!(
-            replicas_of(ShardId(1), &nodes(&["", ""]), 3),
-            [NodeId(2), NodeId(1)]
-        );
-        assert_eq!(
-            replicas_of(ShardId(4), &nodes(&[""; 5]), 3),
-            [NodeId(5), NodeId(1), NodeId(2)]
-        );
-    }
-
-    #[test]
-    fn copies_lie_in_different_racks_and_leaders_spread() {
-        let nodes = nodes(&["a", "a", "b", "b", "c", "c"]);
-        let mut leaders = BTreeMap::new();
-        for shard in 0..12 {
-            let replicas = replicas_of(ShardId(shard), &nodes, 3);
-            let racks: BTreeSet<_> = replicas.iter().map(|id| &nodes[id].registration.rack).collect();
-            assert_eq!(racks.len(), 3, "shard {shard} on {replicas:?}");
-            *leaders.entry(replicas[0]).or_insert(0) += 1;
+impl Placement {
+    /// The placement of a shard whose group is made by all of `replicas`.
+    pub(crate) fn founded(replicas: Vec<NodeId>, epoch: u64) -> Self {
+        let mut founders = replicas.clone();
+        founders.sort_unstable();
+        Self {
+            founders,
+            replicas,
+            epoch,
         }
-        assert!(leaders.len() == 6 && leaders.values().all(|led| *led == 2));
     }
+
+    /// The node that should lead.
+    pub fn preferred_leader(&self) -> NodeId {
+        self.replicas[0]
+    }
+
+    /// Whether `node` should hold the shard.
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.replicas.contains(&node)
+    }
+}
+
+/// Whether every node stands only once. The lists are a handful of nodes long.
+pub(crate) fn are_distinct(nodes: &[NodeId]) -> bool {
+    nodes
+        .iter()
+        .enumerate()
+        .all(|(n, node)| !nodes[..n].contains(node))
 }

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use meridian_types::{LogPosition, NodeId, RaftIndex, RegionEpoch, Term, TimestampMs, TopicId, Uuid};
 
+use crate::configs::Configs;
 use crate::configs::{ConfigChange, ConfigOp, ConfigResource};
-use crate::{Command, Controller, Founding, NewTopic, NodeRegistration, Outcome};
+use crate::{Command, Controller, Founding, HostPort, NewTopic, NodeRegistration, Outcome};
 
 pub(crate) const NOW: TimestampMs = TimestampMs(1_700_000_000_000);
 
@@ -18,10 +19,15 @@ pub(crate) fn founding() -> Founding {
     }
 }
 
+/// Founds without nodes.
+pub(crate) fn found(founding: Founding) -> Command {
+    Command::found(founding, Vec::new(), Configs::new())
+}
+
 pub(crate) fn founded() -> Controller {
     let mut controller = Controller::new();
     assert_eq!(
-        apply(&mut controller, &Command::Found { founding: founding() }),
+        apply(&mut controller, &found(founding())),
         Outcome::Founded(Ok(()))
     );
     controller
@@ -106,9 +112,22 @@ pub(crate) fn registration(node: u32, incarnation: u128) -> NodeRegistration {
     NodeRegistration {
         node: NodeId(node),
         incarnation: Uuid::from_u128(incarnation),
-        host: "node.example".into(),
-        port: 9092,
+        kafka: Some(address("node.example", 9092)),
+        peer: Some(address("10.0.0.7", 9190)),
+        version_max: 2,
         rack: node.is_multiple_of(2).then(|| "a".into()),
+    }
+}
+
+pub(crate) fn remove(node: u32, force: bool) -> Command {
+    let node = NodeId(node);
+    Command::RemoveNode { node, force }
+}
+
+pub(crate) fn address(host: &str, port: u16) -> HostPort {
+    HostPort {
+        host: host.into(),
+        port,
     }
 }
 
@@ -116,16 +135,23 @@ pub(crate) fn joined(parts: &[Bytes]) -> Bytes {
     parts.concat().into()
 }
 
-/// A stored file of format version 1. With `BLESS=1` in the environment it is written anew, for a review of
-/// the diff.
+/// A file that a version of Meridian stored.
+pub(crate) fn fixture(name: &str) -> Bytes {
+    let path = format!("{}/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
+        .into()
+}
+
+/// A stored file of the present format version. With `BLESS=1` in the environment it is written anew, for a
+/// review of the diff.
 pub(crate) fn assert_fixture(name: &str, bytes: &[u8]) {
     let path = format!("{}/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(&path, bytes).unwrap();
     }
-    let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     assert!(
-        stored == bytes,
-        "{name}: the format differs from what version 1 stored; bump the version instead"
+        fixture(name) == bytes,
+        "{name}: the format differs from what this version stored; bump the version instead"
     );
 }

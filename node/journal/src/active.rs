@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use crate::directory::DirectoryWriter;
+use crate::disk::BLOCK_BYTES;
 use crate::file::JournalFile;
 use crate::frame::{ALIGN_BYTES, HEADER_BYTES, Header, frame_bytes};
 use crate::payload::Payload;
@@ -156,10 +157,9 @@ impl ActiveFile {
         if self.end < self.zeroed_to || self.zeroed_to >= self.file.bytes {
             return Ok(());
         }
-        let until = (self.end + ZERO_AHEAD_BYTES)
-            .next_multiple_of(4096)
-            .min(self.file.bytes);
-        let mut at = self.end;
+        // The block in which the frames end is written with them.
+        let mut at = self.end.next_multiple_of(BLOCK_BYTES as u64);
+        let until = (at + ZERO_AHEAD_BYTES).min(self.file.bytes);
         while at < until {
             let mut slices = Vec::new();
             let mut to = at;

@@ -40,11 +40,15 @@ pub trait Disk: Send + Sync {
     fn free_bytes(&self) -> io::Result<u64>;
 }
 
-/// An open file of fixed length.
+/// An open file of fixed length. One handle at a time writes to a file.
 pub trait DiskFile: Send + Sync {
     /// Its length in bytes.
     fn bytes(&self) -> io::Result<u64>;
-    /// Writes all parts one after another from `at` on. On error any piece may have been written.
+    /// Writes all parts one after another from `at` on.
+    ///
+    /// Whole blocks of 4096 bytes may be written. What precedes the parts in the first block stays as it is, also
+    /// across a power cut, because it is written over with the same bytes; what follows them in the last block
+    /// **may become zeros**. On error any piece may have been written.
     fn write_at(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
     /// Fills `buffer` from `at` on; `UnexpectedEof` when the file ends before.
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()>;
@@ -57,7 +61,9 @@ pub trait DiskFile: Send + Sync {
 pub struct RealDisk {
     path: PathBuf,
     directory: File,
+    /// Absent when opened for looking.
     _lock: Option<File>,
+    staging: Arc<Mutex<Staging>>,
 }
 
 const LOCK_NAME: &str = "lock";
@@ -92,6 +98,7 @@ impl RealDisk {
             directory: File::open(&path)?,
             path,
             _lock: Some(lock),
+            staging: Arc::default(),
         })
     }
 
@@ -102,11 +109,27 @@ impl RealDisk {
             directory: File::open(&path)?,
             path,
             _lock: None,
+            staging: Arc::default(),
         })
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    fn writable(&self, buffered: File, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let bytes = buffered.metadata()?.len();
+        let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+        let direct = OpenOptions::new().write(true).custom_flags(flags).open(path);
+        Ok(Arc::new(RealFile {
+            buffered,
+            direct: direct.ok().map(|file| Direct {
+                file,
+                bytes: bytes - bytes % BLOCK_BYTES as u64,
+                tail: Mutex::default(),
+                staging: self.staging.clone(),
+            }),
+        }))
     }
 }
 
@@ -115,7 +138,12 @@ impl Disk for RealDisk {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
-            let metadata = entry.metadata()?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Somebody else has removed it or given it another name meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
             let name = entry
                 .file_name()
                 .into_string()
@@ -141,7 +169,7 @@ impl Disk for RealDisk {
             // Half a file would hold the space that is missing; failing to remove it is for the next open.
             let _ = std::fs::remove_file(self.file(name));
         })?;
-        Ok(Arc::new(RealFile::new(file, &self.file(name))))
+        self.writable(file, &self.file(name))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -154,7 +182,7 @@ impl Disk for RealDisk {
             }));
         }
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(Arc::new(RealFile::new(file, &path)))
+        self.writable(file, &path)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -194,10 +222,17 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A file by two ways: large writes go past the page cache (O_DIRECT), small ones and reads through it.
+/// Alignment of place, length and memory of a direct write; every device takes it.
+pub(crate) const BLOCK_BYTES: usize = 4096;
+/// The most parts that one system call takes on Linux.
+const IOV_MAX: usize = 1024;
+/// Bytes of one direct write at most.
+const STAGING_BYTES: usize = 1 << 20;
+
+/// A file that is written past the page cache (O_DIRECT) in whole blocks, and read through it.
 ///
-/// A round of a megabyte then costs one copy in user space and no page of the cache: fresh pages are what
-/// made buffered writing expensive (half of all CPU time at 300 MB/s), and zeroing the next file doubled it.
+/// A round then costs one copy in user space, one write and one flush: fresh pages of the cache are what made
+/// buffered writing expensive (half of all CPU time at 300 MB/s).
 struct RealFile {
     buffered: File,
     /// Absent where the file system cannot do it.
@@ -206,34 +241,37 @@ struct RealFile {
 
 struct Direct {
     file: File,
-    /// Memory aligned as the device wants it.
-    staging: Mutex<Vec<u8>>,
+    /// Whole blocks only: the file must not grow.
+    bytes: u64,
+    /// The block in which the last write ended: the next write goes on in it without reading it.
+    tail: Mutex<Option<Tail>>,
+    staging: Arc<Mutex<Staging>>,
 }
 
-/// The most parts that one system call takes on Linux.
-const IOV_MAX: usize = 1024;
-/// Alignment of place, length and memory that every device takes.
-const BLOCK_BYTES: usize = 4096;
-/// Shorter writes go through the page cache: a flush costs the same, and no block is split in three calls.
-const DIRECT_BYTES_MIN: usize = 64 << 10;
-/// Bytes of one direct write at most.
-const STAGING_BYTES: usize = 1 << 20;
+struct Tail {
+    at: u64,
+    block: Box<[u8]>,
+}
+
+/// Memory aligned as the device wants it, for all files of a disk.
+#[derive(Default)]
+struct Staging(Vec<u8>);
+
+impl Staging {
+    fn aligned(&mut self) -> &mut [u8] {
+        self.0.resize(STAGING_BYTES + BLOCK_BYTES, 0);
+        let from = self.0.as_ptr().align_offset(BLOCK_BYTES);
+        &mut self.0[from..from + STAGING_BYTES]
+    }
+}
+
+impl std::fmt::Debug for Staging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Staging").field(&self.0.len()).finish()
+    }
+}
 
 impl RealFile {
-    fn new(buffered: File, path: &Path) -> Self {
-        let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
-        let direct = OpenOptions::new()
-            .write(true)
-            .custom_flags(flags)
-            .open(path)
-            .ok()
-            .map(|file| Direct {
-                file,
-                staging: Mutex::default(),
-            });
-        Self { buffered, direct }
-    }
-
     fn write_buffered(&self, mut at: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         while !parts.is_empty() {
             let count = parts.len().min(IOV_MAX);
@@ -249,35 +287,47 @@ impl RealFile {
         Ok(())
     }
 
-    /// Writes whole blocks past the page cache, and what is before and behind them through it.
-    fn write_direct(
-        &self,
-        direct: &Direct,
-        mut at: u64,
-        parts: &[IoSlice<'_>],
-        bytes: usize,
-    ) -> io::Result<()> {
+    /// Writes whole blocks: the first with what is in it before `at`, the last filled up with zeros.
+    fn write_direct(&self, direct: &Direct, at: u64, parts: &[IoSlice<'_>], bytes: usize) -> io::Result<()> {
         let into_block = usize::try_from(at % BLOCK_BYTES as u64).expect("less than a block");
-        let head = (BLOCK_BYTES - into_block) % BLOCK_BYTES;
-        let mut body = (bytes - head) / BLOCK_BYTES * BLOCK_BYTES;
-        let mut source = Source { parts, inside: 0 };
-        let mut staging = direct.staging.lock();
-        staging.resize(STAGING_BYTES + BLOCK_BYTES, 0);
-        let aligned = staging.as_ptr().align_offset(BLOCK_BYTES);
-        let staging = &mut staging[aligned..aligned + STAGING_BYTES];
-        source.copy(&mut staging[..head]);
-        self.buffered.write_all_at(&staging[..head], at)?;
-        at += head as u64;
-        while body > 0 {
-            let piece = &mut staging[..body.min(STAGING_BYTES)];
-            source.copy(piece);
-            direct.file.write_all_at(piece, at)?;
-            at += piece.len() as u64;
-            body -= piece.len();
+        let mut place = at - into_block as u64;
+        let mut tail = direct.tail.lock();
+        // Whatever is written over is known no longer, also if the write fails.
+        let known = tail.take_if(|tail| (place..at + bytes as u64).contains(&tail.at));
+        if let ([part], 0) = (parts, into_block)
+            && part.as_ptr().addr().is_multiple_of(BLOCK_BYTES)
+            && bytes.is_multiple_of(BLOCK_BYTES)
+        {
+            return direct.file.write_all_at(part, at);
         }
-        let tail = &mut staging[..(bytes - head) % BLOCK_BYTES];
-        source.copy(tail);
-        self.buffered.write_all_at(tail, at)
+        let mut staging = direct.staging.lock();
+        let staging = staging.aligned();
+        if into_block > 0 {
+            let before = &mut staging[..into_block];
+            match known.filter(|tail| tail.at == place) {
+                Some(tail) => before.copy_from_slice(&tail.block[..into_block]),
+                None => self.buffered.read_exact_at(before, place)?,
+            }
+        }
+        let mut source = Source { parts, inside: 0 };
+        let (mut filled, mut left) = (into_block, bytes);
+        while left > 0 {
+            let end = (filled + left).min(STAGING_BYTES);
+            source.copy(&mut staging[filled..end]);
+            left -= end - filled;
+            let padded = end.next_multiple_of(BLOCK_BYTES);
+            staging[end..padded].fill(0);
+            direct.file.write_all_at(&staging[..padded], place)?;
+            place += padded as u64;
+            if end < padded {
+                *tail = Some(Tail {
+                    at: place - BLOCK_BYTES as u64,
+                    block: staging[padded - BLOCK_BYTES..padded].into(),
+                });
+            }
+            filled = 0;
+        }
+        Ok(())
     }
 }
 
@@ -312,10 +362,15 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        let bytes = parts.iter().map(|part| part.len()).sum();
-        match &self.direct {
-            Some(direct) if bytes >= DIRECT_BYTES_MIN => self.write_direct(direct, at, parts, bytes),
-            _ => self.write_buffered(at, parts),
+        let bytes = parts.iter().map(|part| part.len()).sum::<usize>();
+        let Some(direct) = &self.direct else {
+            return self.write_buffered(at, parts);
+        };
+        if (at + bytes as u64).next_multiple_of(BLOCK_BYTES as u64) <= direct.bytes {
+            self.write_direct(direct, at, parts, bytes)
+        } else {
+            *direct.tail.lock() = None;
+            self.write_buffered(at, parts)
         }
     }
 

@@ -1,7 +1,8 @@
 //! A disk in memory that loses, tears, refuses and rots as told, from a seed.
 //!
-//! Model: a power cut keeps, of what was written since the last sync, any part at 512-byte grain: a later
-//! piece may survive where an earlier one did not. Names keep a prefix of their changes since the last
+//! Model: a write puts whole blocks of 4096 bytes, or just its bytes, as it pleases: what precedes them in the first
+//! block is written again, what follows them in the last one becomes zeros. A power cut keeps, of what was written
+//! since the last sync, any part at 512-byte grain: a later piece may survive where an earlier one did not. Names keep a prefix of their changes since the last
 //! `sync_dir`. After a failed sync the written bytes stay visible, but no later sync makes them durable.
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, DiskFile, FileEntry};
+use crate::disk::{BLOCK_BYTES, Disk, DiskFile, FileEntry};
 use crate::frame::mix;
 
 /// What goes wrong with one call.
@@ -265,6 +266,16 @@ impl NameChange {
 }
 
 impl Contents {
+    /// What a write of whole blocks puts, and where.
+    fn blocks(&self, at: usize, bytes: &[u8]) -> (usize, Vec<u8>) {
+        let (from, end) = (at - at % BLOCK_BYTES, at + bytes.len());
+        let padded = end.next_multiple_of(BLOCK_BYTES).min(self.seen.len());
+        let mut blocks = self.seen[from..at].to_vec();
+        blocks.extend_from_slice(bytes);
+        blocks.resize(padded - from, 0);
+        (from, blocks)
+    }
+
     /// Lets a part of the unsynced writes reach the platter: none, all, or for each sector the first so many
     /// of the writes that touched it.
     fn settle(&mut self, style: u64, seed: u64) {
@@ -487,17 +498,25 @@ impl DiskFile for MountedFile {
     fn write_at(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         self.mount.change(DiskCall::Write(bytes.len()), |state, fault| {
-            match fault {
-                Some(Fault::Short) => bytes.truncate(bytes.len() / 2),
-                Some(_) => return Err(injected()),
-                None => {}
+            if fault.is_some_and(|fault| fault != Fault::Short) {
+                return Err(injected());
             }
+            let blocks = state.random(4) > 0;
             let contents = self.contents(state)?;
-            let at = usize::try_from(at).expect("files fit memory");
-            let Some(place) = contents.seen.get_mut(at..at + bytes.len()) else {
+            let mut at = usize::try_from(at).expect("files fit memory");
+            if at
+                .checked_add(bytes.len())
+                .is_none_or(|end| end > contents.seen.len())
+            {
                 return Err(io::Error::other("a write beyond the reserved space"));
-            };
-            place.copy_from_slice(&bytes);
+            }
+            if blocks {
+                (at, bytes) = contents.blocks(at, &bytes);
+            }
+            if fault.is_some() {
+                bytes.truncate(bytes.len() / 2);
+            }
+            contents.seen[at..at + bytes.len()].copy_from_slice(&bytes);
             contents.unsynced.push((at, bytes));
             if fault.is_some() { Err(injected()) } else { Ok(()) }
         })

@@ -120,6 +120,17 @@ impl Header {
         })
     }
 
+    /// The header that these 64 bytes were before one of their bits flipped.
+    pub(crate) fn decode_flipped(bytes: &mut [u8; HEADER_BYTES as usize], salt: u64) -> Option<Self> {
+        (0..bytes.len() * 8).find_map(|bit| {
+            let flip = 1 << (bit % 8);
+            bytes[bit / 8] ^= flip;
+            let header = Self::decode(bytes, salt);
+            bytes[bit / 8] ^= flip;
+            header
+        })
+    }
+
     /// Bytes of the whole frame, padding included.
     pub(crate) fn frame_bytes(&self) -> u64 {
         frame_bytes(u64::from(self.payload_len))
@@ -225,6 +236,18 @@ mod tests {
             let mut bad = bytes;
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Header::decode(&bad, salt_of(7, 3)), None, "bit {bit}");
+            assert_eq!(
+                Header::decode_flipped(&mut bad, salt_of(7, 3)),
+                Some(header()),
+                "bit {bit}"
+            );
+            assert_eq!(Header::decode_flipped(&mut bad, salt_of(7, 4)), None, "bit {bit}");
+            bad[(bit / 8 + 1) % 64] ^= 4;
+            assert_eq!(
+                Header::decode_flipped(&mut bad, salt_of(7, 3)),
+                None,
+                "bit {bit} and another"
+            );
         }
         assert_eq!(Header::decode(&bytes, salt_of(7, 4)), None);
         assert_eq!(Header::decode(&bytes[..63], salt_of(7, 3)), None);

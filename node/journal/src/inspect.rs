@@ -238,11 +238,17 @@ impl Walk<'_> {
                         });
                     }
                 }
-                Scanned::Gap { at, end } => self.problem(Problem::Unreadable {
-                    file: file.number,
-                    at,
-                    end,
-                }),
+                Scanned::Lost { at, header } => {
+                    let end = at + header.frame_bytes();
+                    let file = file.number;
+                    self.problem(Problem::Unreadable { file, at, end });
+                    self.replay.lost(file, at, &header);
+                }
+                Scanned::Gap { at, end } => {
+                    let file = file.number;
+                    self.problem(Problem::Unreadable { file, at, end });
+                    self.replay.gap(file, at);
+                }
             }
             true
         })?;

@@ -24,9 +24,9 @@ use crate::shard_log::{ShardLog, ShardState, UNWRITTEN};
 use crate::usage::{Counters, Usage};
 use crate::writer::Writer;
 
-/// Called once with the outcome of an operation: by the writer's thread after the sync that covers it, in
-/// the order of acceptance; or, when the operation is refused at once, by the calling thread before the
-/// call returns. Must not block.
+/// Called once with the outcome of an operation: by the writer's thread after the sync that covers it, for
+/// each shard in the order of acceptance (while the disk is full, a purge may overtake); or, when the operation is
+/// refused at once, by the calling thread before the call returns. Must not block.
 pub type Done = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 
 /// The journal of a node; cheap to clone.
@@ -37,6 +37,18 @@ pub type Done = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 #[derive(Clone)]
 pub struct Journal {
     shared: Arc<Shared>,
+}
+
+/// Room that a journal keeps for entries which are about to be appended; see [`Journal::reserve`].
+pub struct Reservation {
+    shared: Arc<Shared>,
+    disk_bytes: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shared.queue.release(self.disk_bytes);
+    }
 }
 
 pub(crate) struct Shared {
@@ -154,8 +166,28 @@ impl Journal {
     ///
     /// Errors: `Busy` and `Full` (retriable), `Poisoned`, `Stopped`.
     pub fn admit(&self, payload_bytes: usize, entries: usize) -> Result<(), JournalError> {
-        let disk_bytes =
-            payload_bytes as u64 + entries as u64 * (frame_bytes(8) + crate::directory::LISTED_BYTES_MAX);
+        let disk_bytes = disk_bytes(payload_bytes, entries);
+        self.shared.queue.admit(payload_bytes, disk_bytes)
+    }
+
+    /// As [`Self::admit`], and while the disk is full nobody else is promised the room that these entries will take, until
+    /// the reservation is dropped. Hold it until they are appended.
+    ///
+    /// Errors: `Busy` and `Full` (retriable), `Poisoned`, `Stopped`.
+    pub fn reserve(&self, payload_bytes: usize, entries: usize) -> Result<Reservation, JournalError> {
+        let disk_bytes = disk_bytes(payload_bytes, entries);
+        self.shared.queue.reserve(payload_bytes, disk_bytes)?;
+        Ok(Reservation {
+            shared: Arc::clone(&self.shared),
+            disk_bytes,
+        })
+    }
+
+    /// As [`Self::admit`], for what takes room and makes none, such as records of producers: while there is no room for
+    /// another file, the last quarter of the one being written is left for entries that make some.
+    pub fn admit_records(&self, payload_bytes: usize, entries: usize) -> Result<(), JournalError> {
+        let left = self.shared.settings.file_bytes / 4;
+        let disk_bytes = disk_bytes(payload_bytes, entries) + left;
         self.shared.queue.admit(payload_bytes, disk_bytes)
     }
 
@@ -195,6 +227,7 @@ impl Journal {
         };
         let ticket = state.next_ticket();
         let refused = self.push(shard, ticket, Action::Truncate(last), done, || {
+            state.hold_files(ticket);
             let freed = state.truncate_after(last.map(|last| last.index));
             self.shared.counters.cache_bytes.fetch_sub(freed as u64, Relaxed);
         });
@@ -226,6 +259,7 @@ impl Journal {
         let mut state = state.lock();
         let ticket = state.next_ticket();
         let refused = self.push(shard, ticket, Action::Reset, done, || {
+            state.hold_files(ticket);
             let freed = state.reset();
             self.shared.counters.cache_bytes.fetch_sub(freed as u64, Relaxed);
         });
@@ -366,6 +400,11 @@ impl Journal {
         Ok(if part.is_empty() { Vec::new() } else { vec![part] })
     }
 
+    /// The oldest entry of a shard that can still be read: files with older ones are gone. `None` when there is none.
+    pub fn first_held(&self, shard: ShardId) -> Option<RaftIndex> {
+        self.shared.known_shard(shard)?.lock().first_held()
+    }
+
     /// Last entry of a shard that is synced.
     pub fn durable(&self, shard: ShardId) -> Option<RaftIndex> {
         self.shared.known_shard(shard)?.lock().durable
@@ -406,6 +445,11 @@ impl Journal {
         accepted();
         Ok(())
     }
+}
+
+/// What entries of so many bytes of payload take in a file.
+fn disk_bytes(payload_bytes: usize, entries: usize) -> u64 {
+    payload_bytes as u64 + entries as u64 * (frame_bytes(8) + crate::directory::LISTED_BYTES_MAX)
 }
 
 fn check_position(given: LogPosition) -> Result<(), JournalError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::disk::DiskFile;
+use crate::disk::{BLOCK_BYTES, DiskFile};
 use crate::file::{SPARE_NAME, name_of};
 use crate::journal::Shared;
 use crate::settings::Durability;
@@ -89,7 +89,9 @@ impl Shared {
         // A spare of an earlier run has its space; how much of it was written is not known.
         let made = match self.disk.open(SPARE_NAME) {
             Ok(spare) => Ok(spare),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(SPARE_NAME, bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self
+                .leaves_enough(bytes)
+                .and_then(|()| self.disk.create(SPARE_NAME, bytes)),
             Err(error) => Err(error),
         };
         self.queue
@@ -99,6 +101,23 @@ impl Shared {
             bytes,
             zeroed_to: 0,
         })
+    }
+}
+
+impl Shared {
+    /// Whether a new file of so many bytes leaves to others what they need. The first file is made in any case.
+    fn leaves_enough(&self, bytes: u64) -> io::Result<()> {
+        let left = self.settings.left_free_bytes;
+        if left == 0 || self.files.len() == 0 {
+            return Ok(());
+        }
+        let free = self.disk.free_bytes()?;
+        if free >= bytes + left {
+            return Ok(());
+        }
+        let reason =
+            format!("{free} bytes are free, {left} of them for checkpoints, and a file takes {bytes}");
+        Err(io::Error::new(io::ErrorKind::StorageFull, reason))
     }
 }
 
@@ -122,24 +141,24 @@ impl Keeper {
         }
     }
 
-    /// Does one piece of work; false when there is none (or it failed and has to wait).
-    pub(crate) fn step(&mut self) -> bool {
+    /// Does one piece of work; false when there is none. Errors: it failed and has to wait; the text says why.
+    pub(crate) fn step(&mut self) -> Result<bool, String> {
         if self.shared.queue.poisoned().is_some() {
-            return false;
+            return Ok(false);
         }
         self.sync_behind();
-        match self.retire() {
-            Ok(true) => return true,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "journal: cannot remove an old file"),
-        }
-        match self.prepare() {
-            Ok(worked) => worked,
-            Err(error) => {
-                tracing::warn!(%error, "journal: cannot prepare the next file");
-                false
-            }
-        }
+        let retired = match self.retire() {
+            Ok(true) => return Ok(true),
+            retired => retired.map_err(|error| format!("cannot remove an old file: {error}")),
+        };
+        let prepared = self.prepare();
+        let prepared = prepared.map_err(|error| format!("cannot prepare the next file: {error}"));
+        retired.and(prepared)
+    }
+
+    /// Whether there was no room for the next file when that was tried last.
+    pub(crate) fn is_full(&self) -> bool {
+        self.shared.queue.full().is_some()
     }
 
     /// Waits until there may be something to do.
@@ -294,12 +313,14 @@ impl Keeper {
 
 /// Writes the next zeros and syncs them, so that no large amount of dirty memory gathers.
 fn zero(zeros: &mut Vec<u8>, prepared: &Prepared) -> io::Result<u64> {
-    zeros.resize(usize::try_from(ZERO_STEP_BYTES).expect("small"), 0);
+    // Aligned, so that they go to the disk without a copy.
+    let step = usize::try_from(ZERO_STEP_BYTES).expect("small");
+    zeros.resize(step + BLOCK_BYTES, 0);
+    let aligned = zeros.as_ptr().align_offset(BLOCK_BYTES);
     let end = (prepared.zeroed_to + ZERO_STEP_BYTES).min(prepared.bytes);
     let len = usize::try_from(end - prepared.zeroed_to).expect("one step");
-    prepared
-        .disk_file
-        .write_at(prepared.zeroed_to, &mut [IoSlice::new(&zeros[..len])])?;
+    let zeros = IoSlice::new(&zeros[aligned..aligned + len]);
+    prepared.disk_file.write_at(prepared.zeroed_to, &mut [zeros])?;
     prepared.disk_file.sync_data()?;
     Ok(end)
 }

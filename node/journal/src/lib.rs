@@ -25,6 +25,20 @@
 
 #![forbid(unsafe_code)]
 
+/// Whether a deliberate defect acts, see `tests/mutants`. Only the simulation can switch one on.
+#[cfg(feature = "mutants")]
+macro_rules! mutant {
+    ($name:ident) => {
+        meridian_mutants::is_on(meridian_mutants::Mutant::$name)
+    };
+}
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+
 mod active;
 mod checkpoint;
 mod directory;
@@ -51,7 +65,7 @@ mod writer;
 pub use disk::{Disk, DiskFile, FileEntry, RealDisk};
 pub use error::{Damage, DamageReason, JournalError, OpenError, ReadError};
 pub use faulty_disk::{DiskCall, Fault, FaultyDisk};
-pub use journal::{Done, Journal};
+pub use journal::{Done, Journal, Reservation};
 pub use payload::{Entry, Payload};
 pub use settings::{Durability, JournalSettings};
 pub use shard_log::ShardLog;

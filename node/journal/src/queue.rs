@@ -77,6 +77,8 @@ struct State {
     disk_bytes: u64,
     /// Bytes that entries may still take from the file being written.
     room: u64,
+    /// Bytes of it that are promised to entries which come later.
+    reserved_bytes: u64,
     full: Option<Arc<str>>,
     poisoned: Option<Arc<str>>,
     stopping: bool,
@@ -95,7 +97,22 @@ impl Queue {
 
     /// Whether entries of so many bytes of memory and of file would be accepted now.
     pub(crate) fn admit(&self, memory_bytes: usize, disk_bytes: u64) -> Result<(), JournalError> {
-        self.check(&self.state.lock(), memory_bytes, disk_bytes, true)
+        let state = self.state.lock();
+        let disk_bytes = disk_bytes + state.reserved_bytes;
+        self.check(&state, memory_bytes, disk_bytes, true)
+    }
+
+    /// As [`Self::admit`], and keeps room for them until [`Self::release`].
+    pub(crate) fn reserve(&self, memory_bytes: usize, disk_bytes: u64) -> Result<(), JournalError> {
+        let mut state = self.state.lock();
+        let wanted_bytes = disk_bytes + state.reserved_bytes;
+        self.check(&state, memory_bytes, wanted_bytes, true)?;
+        state.reserved_bytes = wanted_bytes;
+        Ok(())
+    }
+
+    pub(crate) fn release(&self, disk_bytes: u64) {
+        self.state.lock().reserved_bytes -= disk_bytes;
     }
 
     fn check(

@@ -8,7 +8,7 @@ use meridian_types::ShardId;
 
 use crate::checkpoint::{Checkpoint, ShardMark};
 use crate::directory::{DirectoryWriter, Listed, read_directory};
-use crate::disk::Disk;
+use crate::disk::{BLOCK_BYTES, Disk};
 use crate::error::{Damage, OpenError};
 use crate::file::{FileTable, ID_DRAFT_NAME, ID_NAME, JournalFile, SPARE_NAME, number_of};
 use crate::frame::{FrameKind, HEADER_BYTES, Header, crc32c, mix, salt_of, u32_at, u64_at};
@@ -151,6 +151,16 @@ fn recover_file(file: &Arc<JournalFile>, newest: bool, replay: &mut Replay) -> i
                     replay.checkpoint(file.number, at, checkpoint);
                 }
             }
+            Scanned::Lost { at, header } => {
+                let shard = header.kind.of_shard().then_some(header.shard.0);
+                tracing::error!(
+                    file = file.number,
+                    at,
+                    shard,
+                    "journal: the header of a frame is damaged"
+                );
+                replay.lost(file.number, at, &header);
+            }
             Scanned::Gap { at, end } => {
                 tracing::error!(
                     file = file.number,
@@ -158,6 +168,7 @@ fn recover_file(file: &Arc<JournalFile>, newest: bool, replay: &mut Replay) -> i
                     end,
                     "journal: unreadable bytes where frames must be"
                 );
+                replay.gap(file.number, at);
             }
         }
         true
@@ -278,8 +289,9 @@ fn read_first_checkpoint(file: &JournalFile) -> io::Result<Option<Checkpoint>> {
 /// Writes what no later frame proves synced once more. After a failed sync the kernel may hold pages as
 /// clean that never reached the disk; the process that ended over it left them in the page cache.
 fn rewrite(file: &JournalFile, from: u64, end: u64) -> io::Result<()> {
-    let mut at = from;
-    let mut chunk = vec![0; 1 << 20];
+    // In whole blocks: what follows a write in its last block may become zeros, and so must not be wanted any more.
+    let mut at = from - from % BLOCK_BYTES as u64;
+    let mut chunk = vec![0; 256 * BLOCK_BYTES];
     while at < end {
         let len = usize::try_from((end - at).min(chunk.len() as u64)).expect("at most 1 MiB");
         file.disk_file.read_at(at, &mut chunk[..len])?;

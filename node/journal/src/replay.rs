@@ -1,6 +1,6 @@
 //! Rebuilds every shard's log from frames in the order they were written. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use meridian_types::{RaftIndex, ShardId};
@@ -8,7 +8,7 @@ use meridian_types::{RaftIndex, ShardId};
 use crate::checkpoint::{Checkpoint, ShardMark};
 use crate::directory::Listed;
 use crate::error::{Damage, DamageReason};
-use crate::frame::{FLAG_EMPTY, FrameKind};
+use crate::frame::{FLAG_EMPTY, FrameKind, Header};
 use crate::shard_log::{ShardState, Slot};
 
 /// Frames of all files, oldest first, go in; marks and logs come out.
@@ -24,6 +24,10 @@ pub(crate) struct Replay {
     unbased_at: Option<Damage>,
     /// The file before this one is not there.
     after_hole: bool,
+    /// The last bytes between frames of which nobody can say what they held.
+    gap: Option<Damage>,
+    /// Shards with a frame behind `gap`, whose sequence tells whether they lost one there.
+    behind_gap: BTreeSet<ShardId>,
 }
 
 impl Replay {
@@ -37,6 +41,9 @@ impl Replay {
         };
         if !self.based {
             self.unbased_at.get_or_insert(here(DamageReason::LostState));
+        }
+        if self.gap.is_some() {
+            self.behind_gap.insert(frame.shard);
         }
         let known = self.marks.contains_key(&frame.shard) || self.based;
         let mark = self.marks.entry(frame.shard).or_default();
@@ -102,17 +109,31 @@ impl Replay {
         }
     }
 
+    /// A frame was here that cannot be read.
+    pub(crate) fn lost(&mut self, file: u64, at: u64, header: &Header) {
+        if !header.kind.of_shard() {
+            return;
+        }
+        let mark = self.marks.entry(header.shard).or_default();
+        mark.damaged.get_or_insert(lost_frames(file, at));
+        mark.sequence = mark.sequence.max(header.sequence);
+        self.logs.entry(header.shard).or_default();
+    }
+
+    /// Frames of any shard may have been here. A later frame or checkpoint says whether a shard lost one; the shards
+    /// of which none says it are taken for damaged in the end.
+    pub(crate) fn gap(&mut self, file: u64, at: u64) {
+        self.gap = Some(lost_frames(file, at));
+        self.behind_gap.clear();
+    }
+
     /// Compares what was rebuilt with what the writer knew at this place, and takes over what frames
     /// do not say.
     pub(crate) fn checkpoint(&mut self, file: u64, at: u64, checkpoint: Checkpoint) {
         // Files are deleted oldest first, but a deletion may fail to last. What a missing file said is in this
         // checkpoint; the last checks find whether entries are missed.
         let after_hole = std::mem::take(&mut self.after_hole);
-        let lost = Damage {
-            file,
-            position: at,
-            reason: DamageReason::LostFrames,
-        };
+        let lost = lost_frames(file, at);
         for (shard, said) in checkpoint.shards {
             let first_time = !self.marks.contains_key(&shard);
             let mark = self.marks.entry(shard).or_default();
@@ -144,6 +165,7 @@ impl Replay {
         }
         self.based = true;
         self.unbased_at = None;
+        self.gap = None;
     }
 
     /// The next frames are from this file; `previous` was the one before, if any.
@@ -180,9 +202,20 @@ impl Replay {
             if let Some(damage) = self.unbased_at {
                 mark.damaged.get_or_insert(damage);
             }
+            if let Some(damage) = self.gap.filter(|_| !self.behind_gap.contains(shard)) {
+                mark.damaged.get_or_insert(damage);
+            }
             log.adopt(mark);
             mark.last = log.last();
         }
-        self.unbased_at
+        self.unbased_at.or(self.gap)
+    }
+}
+
+fn lost_frames(file: u64, position: u64) -> Damage {
+    Damage {
+        file,
+        position,
+        reason: DamageReason::LostFrames,
     }
 }

@@ -20,6 +20,8 @@ pub(crate) enum Scanned {
         payload_ok: bool,
         payload: Option<Bytes>,
     },
+    /// A frame that cannot be used, but whose header can be told: one bit of it is flipped.
+    Lost { at: u64, header: Header },
     /// Bytes between good frames that are none.
     Gap { at: u64, end: u64 },
 }
@@ -118,6 +120,17 @@ fn scan_frames(
         let begun = window.begins(at, file.salt)?;
         let ahead = ahead_of(ahead, window, file, at)?;
         let proven = knowledge == Knowledge::AllSynced || ahead.proves(at, end.generation);
+        let lost = window
+            .flipped_header(at, file.salt)?
+            .filter(|header| proven && header.generation >= end.generation)
+            .filter(|header| header.kind != FrameKind::Trailer && header.kind != FrameKind::Footer);
+        if let Some(header) = lost {
+            if !each(Scanned::Lost { at, header }) {
+                return Ok(end);
+            }
+            at += header.frame_bytes();
+            continue;
+        }
         match ahead.next(at, end.generation) {
             Some(next) if proven => {
                 if !each(Scanned::Gap { at, end: next }) {
@@ -153,8 +166,10 @@ impl Ahead {
     /// Whether a frame after `at` was written when everything up to beyond `at` was synced. Frames of an
     /// earlier generation are left over from before a tail was cut off; they prove nothing.
     fn proves(&self, at: u64, generation: u32) -> bool {
-        self.after(at, generation)
-            .any(|found| u64::from(found.synced_to) > at)
+        !mutant!(TruncateAtDamage)
+            && self
+                .after(at, generation)
+                .any(|found| u64::from(found.synced_to) > at)
     }
 
     fn next(&self, at: u64, generation: u32) -> Option<u64> {
@@ -245,6 +260,16 @@ impl Window {
         let bytes = self.bytes;
         Ok(Header::decode(self.view(at, HEADER_BYTES)?, salt)
             .filter(|header| at + header.frame_bytes() <= bytes))
+    }
+
+    /// The header at `at` as it was before one bit of it flipped. It cannot be taken for another: valid headers
+    /// differ in six bits or more, which is the distance of CRC32C at this length.
+    fn flipped_header(&mut self, at: u64, salt: u64) -> io::Result<Option<Header>> {
+        let bytes = self.bytes;
+        let Some(mut header) = self.view(at, HEADER_BYTES)?.first_chunk().copied() else {
+            return Ok(None);
+        };
+        Ok(Header::decode_flipped(&mut header, salt).filter(|header| at + header.frame_bytes() <= bytes))
     }
 
     fn payload_holds(&mut self, at: u64, header: &Header) -> io::Result<bool> {

@@ -8,7 +8,7 @@ pub enum Durability {
     /// After the `fdatasync` that covers it.
     #[default]
     Fsync,
-    /// After the write into the page cache; `fdatasync` follows behind. A power cut loses what was
+    /// After the write; `fdatasync` follows behind. A power cut loses what was
     /// acknowledged since: for like-for-like comparison with systems that do not sync.
     Memory,
 }
@@ -21,6 +21,9 @@ pub struct JournalSettings {
     /// Files are deleted, oldest first, while all files together hold more than this and every shard
     /// has purged and released what the oldest holds.
     pub bytes_max: u64,
+    /// Of the disk so many bytes are left for others, such as checkpoints: without them nothing in a file may ever be
+    /// released. A file that would take them is not made, and the journal counts as full.
+    pub left_free_bytes: u64,
     /// Memory for recent entries, all shards together.
     pub cache_bytes: usize,
     /// A round of the writer gathers at most about this many bytes.
@@ -40,6 +43,7 @@ impl JournalSettings {
         Self {
             file_bytes: 256 << 20,
             bytes_max: 16 << 30,
+            left_free_bytes: 0,
             cache_bytes: 256 << 20,
             round_bytes_max: 8 << 20,
             queue_bytes_max: 256 << 20,

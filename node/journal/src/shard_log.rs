@@ -76,8 +76,19 @@ pub(crate) struct ShardState {
     /// What the sync now under way will make durable.
     syncing: Option<RaftIndex>,
     purged_syncing: Option<RaftIndex>,
+    removed: Option<Removed>,
+    /// The last truncation or reset that is written, and the last that the sync now under way will make durable.
+    removal_written: u64,
+    removal_syncing: u64,
     pub(crate) damaged: Option<Damage>,
     tickets: u64,
+}
+
+/// Entries that are gone here, but come back with a power cut until their truncation or reset is durable.
+struct Removed {
+    oldest_file: u64,
+    /// Of the last truncation or reset.
+    ticket: u64,
 }
 
 impl ShardState {
@@ -105,6 +116,11 @@ impl ShardState {
         let from = self.purged.map_or(0, |purged| purged.index.0 + 1);
         let run = self.runs.iter().find(|run| run.end() > from)?;
         self.position(run.first.max(from))
+    }
+
+    /// The oldest entry that can be read, whether Raft still sees it or not.
+    pub(crate) fn first_held(&self) -> Option<RaftIndex> {
+        self.runs.front().map(|run| RaftIndex(run.first))
     }
 
     pub(crate) fn last(&self) -> Option<LogPosition> {
@@ -228,9 +244,30 @@ impl ShardState {
         let freed = self.cached.iter().map(|cached| cached.payload.cost()).sum();
         *self = Self {
             tickets: self.tickets,
+            removed: self.removed.take(),
+            removal_written: self.removal_written,
+            removal_syncing: self.removal_syncing,
             ..Self::default()
         };
         freed
+    }
+
+    /// Before entries are removed: their files stay until the removal is durable.
+    pub(crate) fn hold_files(&mut self, ticket: u64) {
+        let oldest_file = self.oldest_needed_file();
+        self.removed = oldest_file.map(|oldest_file| Removed { oldest_file, ticket });
+    }
+
+    /// A truncation or reset is written, and synced too or not.
+    pub(crate) fn removal_written(&mut self, ticket: u64, synced: bool) {
+        self.removal_written = ticket;
+        if synced {
+            self.removal_durable(ticket);
+        }
+    }
+
+    fn removal_durable(&mut self, ticket: u64) {
+        self.removed.take_if(|removed| removed.ticket <= ticket);
     }
 
     /// Notes where an entry was written; false when it is no longer the shard's entry there.
@@ -281,6 +318,11 @@ impl ShardState {
 
     /// The oldest file with an entry that must stay, if any is written.
     pub(crate) fn oldest_needed_file(&self) -> Option<u64> {
+        let removed = self.removed.as_ref().map(|removed| removed.oldest_file);
+        self.oldest_live_file().into_iter().chain(removed).min()
+    }
+
+    fn oldest_live_file(&self) -> Option<u64> {
         let from = match (self.purged_durable, self.released) {
             (Some(purged), Some(released)) => purged.min(released).0 + 1,
             _ => 0,
@@ -325,12 +367,14 @@ impl ShardState {
     pub(crate) fn begin_sync(&mut self) {
         self.syncing = self.written;
         self.purged_syncing = self.purged_written;
+        self.removal_syncing = self.removal_written;
     }
 
     /// That sync has ended well.
     pub(crate) fn end_sync(&mut self) {
         self.durable = self.durable.max(self.syncing);
         self.purged_durable = self.purged_durable.max(self.purged_syncing);
+        self.removal_durable(self.removal_syncing);
     }
 
     /// Takes over what recovery found.

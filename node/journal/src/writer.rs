@@ -147,8 +147,10 @@ impl Writer {
                 }
             }
         };
-        if let Some(keeper) = &mut self.keeper {
-            keeper.step();
+        if let Some(keeper) = &mut self.keeper
+            && let Err(reason) = keeper.step()
+        {
+            tracing::debug!(reason, "journal: its files cannot be looked after");
         }
         outcome
     }
@@ -216,7 +218,7 @@ impl Writer {
                 }
             }
         }
-        let fsync = self.shared.settings.durability == Durability::Fsync;
+        let fsync = self.shared.settings.durability == Durability::Fsync && !mutant!(AcknowledgeBeforeSync);
         let written = match failure {
             Some(error) => Err(error),
             None => self
@@ -429,13 +431,20 @@ impl Writer {
             }
         }
         for operation in done {
-            if let Action::Purge(through) = operation.action {
-                let state = self.shared.shard(operation.shard);
-                let mut state = state.lock();
-                state.purged_written = state.purged_written.max(Some(through.index));
-                if synced {
-                    state.purged_durable = state.purged_durable.max(Some(through.index));
+            let state = || self.shared.shard(operation.shard);
+            match operation.action {
+                Action::Purge(through) => {
+                    let state = state();
+                    let mut state = state.lock();
+                    state.purged_written = state.purged_written.max(Some(through.index));
+                    if synced {
+                        state.purged_durable = state.purged_durable.max(Some(through.index));
+                    }
                 }
+                Action::Truncate(_) | Action::Reset => {
+                    state().lock().removal_written(operation.ticket, synced);
+                }
+                Action::Append(_) | Action::Vote(_) => {}
             }
         }
         // From here on the shards themselves say which files they need.

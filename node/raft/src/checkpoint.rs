@@ -1,225 +1,185 @@
 //! Checkpoints of a shard's state, so that a restart replays only what came after.
 //!
-//! A checkpoint is one immutable file `<shard>-<index>.checkpoint`, drawn in
-//! `docs/formats/checkpoint.md`. It is written under another name, synced, renamed, and the
-//! directory is synced; the one before stays until the next, in case the newest cannot be read.
+//! A checkpoint is one immutable file, drawn in `docs/formats/checkpoint.md`. A replica that is too far
+//! behind receives the same file, byte for byte. States may be large: they stay on the disk until a
+//! machine is to take one in.
 
-use std::io::{self, IoSlice};
+mod ladder;
+mod store;
+
+use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
-use meridian_journal::Disk;
+use meridian_journal::DiskFile;
 use meridian_types::{LogPosition, RaftIndex, ShardId, Term};
-use thiserror::Error;
+
+pub(crate) use ladder::step_below;
+pub(crate) use store::save;
+pub use store::{CheckpointError, CheckpointStore};
 
 const MAGIC: &[u8; 8] = b"MRDNCKP1";
-const SUFFIX: &str = ".checkpoint";
 /// Magic, shard, position, membership position with its flag, two lengths.
 const HEADER_BYTES: usize = 8 + 4 + 16 + 1 + 16 + 4 + 8;
 const CRC_BYTES: usize = 4;
-/// Checkpoints kept per shard.
-const KEPT: usize = 2;
+/// A membership is some hundred bytes; more is damage.
+const MEMBERSHIP_BYTES_MAX: usize = 1 << 20;
+/// Bytes read at once while a file is checked.
+const VERIFY_BYTES: usize = 1 << 20;
 
-/// The state of a shard after the entry at `position`, with what Raft must know beside it.
+/// What a checkpoint holds beside the machine's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
+pub(crate) struct Head {
     /// The last applied entry.
-    pub position: LogPosition,
+    pub(crate) position: LogPosition,
     /// The entry that set the membership, if one did.
-    pub membership_position: Option<LogPosition>,
+    pub(crate) membership_position: Option<LogPosition>,
     /// The membership, in this crate's encoding.
-    pub membership: Bytes,
-    /// The machine's own encoding of its state.
-    pub state: Bytes,
+    pub(crate) membership: Bytes,
 }
 
-/// Why checkpoints cannot be read or written.
-#[derive(Debug, Error)]
-pub enum CheckpointError {
-    /// The disk failed. A read may be retried; after a failed write stop the node.
-    #[error("checkpoint {name}: {source}")]
-    Io {
-        /// The file.
-        name: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Every checkpoint of the shard is damaged. Restore this node from its peers or the bucket.
-    #[error("no readable checkpoint of shard {shard}: {reason}")]
-    Damaged {
-        /// The shard.
-        shard: ShardId,
-        /// What is wrong with the newest.
-        reason: String,
-    },
+/// A checkpoint's file, open. It stays readable when its name goes.
+#[derive(Clone)]
+pub(crate) struct Stored {
+    pub(crate) head: Head,
+    pub(crate) name: String,
+    /// Length of the whole file.
+    pub(crate) bytes: u64,
+    state_bytes: u64,
+    file: Arc<dyn DiskFile>,
 }
 
-/// The checkpoints of one shard on this node's disk.
-pub struct CheckpointStore {
-    disk: Arc<dyn Disk>,
-    shard: ShardId,
-}
-
-impl CheckpointStore {
-    /// The checkpoints of `shard` in the directory of `disk`, which other shards may share.
-    pub fn new(disk: Arc<dyn Disk>, shard: ShardId) -> Self {
-        Self { disk, shard }
-    }
-
-    /// The newest readable checkpoint; `None` when none was ever written. Reads the whole file.
-    pub fn load(&self) -> Result<Option<Checkpoint>, CheckpointError> {
-        let mut newest_problem = None;
-        for (index, name) in self.names()?.into_iter().rev() {
-            match self.read(&name)? {
-                Ok(checkpoint) if checkpoint.position.index == index => return Ok(Some(checkpoint)),
-                Ok(_) => newest_problem.get_or_insert(format!("{name} holds another position than its name")),
-                Err(reason) => newest_problem.get_or_insert(format!("{name}: {reason}")),
-            };
-            tracing::error!(shard = %self.shard, name, "a checkpoint cannot be read, trying the one before");
+impl Stored {
+    /// Reads the head of a checkpoint file. The inner error says what is wrong with the file.
+    fn open(shard: ShardId, name: String, file: Arc<dyn DiskFile>) -> io::Result<Result<Self, String>> {
+        let bytes = file.bytes()?;
+        let smallest = (HEADER_BYTES + CRC_BYTES) as u64;
+        if bytes < smallest {
+            return Ok(Err(format!("{bytes} bytes, at least {smallest} expected")));
         }
-        match newest_problem {
-            None => Ok(None),
-            Some(reason) => Err(CheckpointError::Damaged {
-                shard: self.shard,
-                reason,
-            }),
-        }
-    }
-
-    /// Makes `checkpoint` durable, then removes all but the newest two.
-    pub fn save(&self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-        let name = format!("{}-{:020}{SUFFIX}", self.shard, checkpoint.position.index);
-        let unfinished = format!("{}-unfinished", self.shard);
-        let failed = |source| CheckpointError::Io {
-            name: name.clone(),
-            source,
+        let mut head = BytesMut::zeroed(HEADER_BYTES);
+        file.read_at(0, &mut head)?;
+        let (mut head, membership_bytes, state_bytes) = match decode_head(shard, head.freeze()) {
+            Ok(decoded) => decoded,
+            Err(reason) => return Ok(Err(reason)),
         };
-        let (head, tail) = encode(self.shard, checkpoint);
-        let bytes = head.len() + checkpoint.membership.len() + checkpoint.state.len() + tail.len();
-
-        // A crash or a full disk may have left one behind.
-        if self
-            .disk
-            .list()
-            .map_err(failed)?
-            .iter()
-            .any(|file| file.name == unfinished)
-        {
-            self.disk.remove(&unfinished).map_err(failed)?;
+        let expected = state_bytes.checked_add(smallest + membership_bytes as u64);
+        if expected != Some(bytes) {
+            return Ok(Err("its lengths do not add up".to_owned()));
         }
-        let file = self.disk.create(&unfinished, bytes as u64).map_err(failed)?;
-        let mut parts = [
-            IoSlice::new(&head),
-            IoSlice::new(&checkpoint.membership),
-            IoSlice::new(&checkpoint.state),
-            IoSlice::new(&tail),
-        ];
-        file.write_at(0, &mut parts).map_err(failed)?;
-        file.sync_data().map_err(failed)?;
-        self.disk.rename(&unfinished, &name).map_err(failed)?;
-        self.disk.sync_dir().map_err(failed)?;
-
-        let names = self.names()?;
-        for (_, old) in names.iter().take(names.len().saturating_sub(KEPT)) {
-            self.disk.remove(old).map_err(failed)?;
+        if membership_bytes > MEMBERSHIP_BYTES_MAX {
+            return Ok(Err(format!("a membership of {membership_bytes} bytes")));
         }
-        Ok(())
+        let mut membership = BytesMut::zeroed(membership_bytes);
+        file.read_at(HEADER_BYTES as u64, &mut membership)?;
+        head.membership = membership.freeze();
+        Ok(Ok(Self {
+            head,
+            name,
+            bytes,
+            state_bytes,
+            file,
+        }))
     }
 
-    /// Names of this shard's checkpoints, oldest first.
-    fn names(&self) -> Result<Vec<(RaftIndex, String)>, CheckpointError> {
-        let files = self.disk.list().map_err(|source| CheckpointError::Io {
-            name: "(list)".to_owned(),
-            source,
-        })?;
-        let prefix = format!("{}-", self.shard);
-        let mut names: Vec<_> = files
-            .into_iter()
-            .filter_map(|file| {
-                let index = file
-                    .name
-                    .strip_prefix(&prefix)?
-                    .strip_suffix(SUFFIX)?
-                    .parse()
-                    .ok()?;
-                Some((RaftIndex(index), file.name))
-            })
-            .collect();
-        names.sort();
-        Ok(names)
+    /// Bytes of the file from `at` on, at most `bytes_max`; none at its end.
+    pub(crate) fn read(&self, at: u64, bytes_max: usize) -> io::Result<Bytes> {
+        let length = self.bytes.saturating_sub(at).min(bytes_max as u64);
+        let mut chunk = BytesMut::zeroed(usize::try_from(length).expect("at most bytes_max"));
+        self.file.read_at(at, &mut chunk)?;
+        Ok(chunk.freeze())
     }
 
-    fn read(&self, name: &str) -> Result<Result<Checkpoint, String>, CheckpointError> {
-        let failed = |source| CheckpointError::Io {
-            name: name.to_owned(),
-            source,
-        };
-        let file = self.disk.open(name).map_err(failed)?;
-        let bytes = file.bytes().map_err(failed)?;
-        let Ok(bytes) = usize::try_from(bytes) else {
+    /// Whether the file is what was written, by its checksum. Reads it piece by piece.
+    pub(crate) fn verify(&self) -> io::Result<Result<(), String>> {
+        let covered = self.bytes - CRC_BYTES as u64;
+        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        let mut at = 0;
+        while at < covered {
+            let length = (covered - at).min(VERIFY_BYTES as u64);
+            let chunk = self.read(at, usize::try_from(length).expect("a chunk"))?;
+            digest.update(&chunk);
+            at += length;
+        }
+        let stored = self.read(covered, CRC_BYTES)?;
+        Ok(check(digest.finalize(), &stored))
+    }
+
+    /// The machine's state, checked. The inner error says what is wrong with the file.
+    pub(crate) fn state(&self) -> io::Result<Result<Bytes, String>> {
+        let Ok(bytes) = usize::try_from(self.bytes) else {
             return Ok(Err("larger than memory".to_owned()));
         };
-        let mut content = BytesMut::zeroed(bytes);
-        file.read_at(0, &mut content).map_err(failed)?;
-        Ok(decode(self.shard, &content.freeze()))
+        let content = self.read(0, bytes)?;
+        let (covered, crc) = content.split_at(bytes - CRC_BYTES);
+        let found = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, covered);
+        Ok(check(found, crc).map(|()| {
+            let end = bytes - CRC_BYTES;
+            let start = end - usize::try_from(self.state_bytes).expect("less than the file");
+            content.slice(start..end)
+        }))
     }
 }
 
-fn encode(shard: ShardId, checkpoint: &Checkpoint) -> (Bytes, Bytes) {
-    let mut head = BytesMut::with_capacity(HEADER_BYTES);
-    head.put_slice(MAGIC);
-    head.put_u32_le(shard.0);
-    put_position(&mut head, checkpoint.position);
-    head.put_u8(u8::from(checkpoint.membership_position.is_some()));
-    put_position(&mut head, checkpoint.membership_position.unwrap_or_default());
-    head.put_u32_le(u32::try_from(checkpoint.membership.len()).expect("a membership is small"));
-    head.put_u64_le(checkpoint.state.len() as u64);
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stored")
+            .field("name", &self.name)
+            .field("position", &self.head.position)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check(found: u64, stored: &[u8]) -> Result<(), String> {
+    let stored = u64::from(u32::from_le_bytes(stored.try_into().expect("four bytes")));
+    if found == stored {
+        Ok(())
+    } else {
+        Err(format!("checksum {found:08x}, expected {stored:08x}"))
+    }
+}
+
+/// The bytes before and after the membership and the state.
+fn frame(shard: ShardId, head: &Head, state: &[Bytes]) -> (Bytes, Bytes) {
+    let state_bytes: usize = state.iter().map(Bytes::len).sum();
+    let mut start = BytesMut::with_capacity(HEADER_BYTES);
+    start.put_slice(MAGIC);
+    start.put_u32_le(shard.0);
+    put_position(&mut start, head.position);
+    start.put_u8(u8::from(head.membership_position.is_some()));
+    put_position(&mut start, head.membership_position.unwrap_or_default());
+    start.put_u32_le(u32::try_from(head.membership.len()).expect("a membership is small"));
+    start.put_u64_le(state_bytes as u64);
     let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-    digest.update(&head);
-    digest.update(&checkpoint.membership);
-    digest.update(&checkpoint.state);
+    digest.update(&start);
+    digest.update(&head.membership);
+    for piece in state {
+        digest.update(piece);
+    }
     let crc = u32::try_from(digest.finalize()).expect("a CRC of 32 bits");
-    (head.freeze(), Bytes::copy_from_slice(&crc.to_le_bytes()))
+    (start.freeze(), Bytes::copy_from_slice(&crc.to_le_bytes()))
 }
 
-fn decode(shard: ShardId, content: &Bytes) -> Result<Checkpoint, String> {
-    if content.len() < HEADER_BYTES + CRC_BYTES {
-        return Err(format!(
-            "{} bytes, at least {} expected",
-            content.len(),
-            HEADER_BYTES + CRC_BYTES
-        ));
-    }
-    let (covered, crc) = content.split_at(content.len() - CRC_BYTES);
-    let found = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, covered);
-    let stored = u64::from(u32::from_le_bytes(crc.try_into().expect("four bytes")));
-    if found != stored {
-        return Err(format!("checksum {found:08x}, expected {stored:08x}"));
-    }
-    let mut head = content.slice(..HEADER_BYTES);
-    if head.split_to(MAGIC.len()) != MAGIC.as_slice() {
+/// A head without its membership, and the lengths of membership and state.
+fn decode_head(shard: ShardId, mut bytes: Bytes) -> Result<(Head, usize, u64), String> {
+    if bytes.split_to(MAGIC.len()) != MAGIC.as_slice() {
         return Err("not a checkpoint of this version".to_owned());
     }
-    let of = ShardId(head.get_u32_le());
+    let of = ShardId(bytes.get_u32_le());
     if of != shard {
         return Err(format!("it is of shard {of}"));
     }
-    let position = get_position(&mut head);
-    let has_membership_position = head.get_u8() != 0;
-    let membership_position = get_position(&mut head);
-    let membership_bytes = head.get_u32_le() as usize;
-    let state_bytes = head.get_u64_le();
-    let body = content.slice(HEADER_BYTES..content.len() - CRC_BYTES);
-    if body.len() as u64 != (membership_bytes as u64).saturating_add(state_bytes) {
-        return Err("its lengths do not add up".to_owned());
-    }
-    Ok(Checkpoint {
+    let position = get_position(&mut bytes);
+    let has_membership_position = bytes.get_u8() != 0;
+    let membership_position = get_position(&mut bytes);
+    let head = Head {
         position,
         membership_position: has_membership_position.then_some(membership_position),
-        membership: body.slice(..membership_bytes),
-        state: body.slice(membership_bytes..),
-    })
+        membership: Bytes::new(),
+    };
+    Ok((head, bytes.get_u32_le() as usize, bytes.get_u64_le()))
 }
 
 fn put_position(bytes: &mut BytesMut, position: LogPosition) {

@@ -30,7 +30,7 @@ impl From<CodecError> for std::io::Error {
     }
 }
 
-fn unreadable(what: &'static str, reason: impl Into<String>) -> CodecError {
+pub(crate) fn unreadable(what: &'static str, reason: impl Into<String>) -> CodecError {
     CodecError {
         what,
         reason: reason.into(),
@@ -86,17 +86,25 @@ pub(crate) fn decode_entry(entry: &journal::Entry) -> Result<Entry, CodecError> 
     })
 }
 
+/// Bytes of a vote.
+pub(crate) const VOTE_BYTES: usize = 13;
+
 pub(crate) fn encode_vote(vote: &Vote) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(13);
-    bytes.put_u64_le(vote.leader_id.term);
-    bytes.put_u32_le(node_id(vote.leader_id.voted_for).0);
-    bytes.put_u8(u8::from(vote.committed));
+    let mut bytes = BytesMut::with_capacity(VOTE_BYTES);
+    put_vote(&mut bytes, vote);
     bytes.freeze()
 }
 
+pub(crate) fn put_vote(bytes: &mut BytesMut, vote: &Vote) {
+    bytes.put_u64_le(vote.leader_id.term);
+    bytes.put_u32_le(node_id(vote.leader_id.voted_for).0);
+    bytes.put_u8(u8::from(vote.committed));
+}
+
 pub(crate) fn decode_vote(mut bytes: Bytes) -> Result<Vote, CodecError> {
-    if bytes.len() != 13 {
-        return Err(unreadable("vote", format!("{} bytes instead of 13", bytes.len())));
+    if bytes.len() != VOTE_BYTES {
+        let reason = format!("{} bytes instead of {VOTE_BYTES}", bytes.len());
+        return Err(unreadable("vote", reason));
     }
     let (term, node) = (bytes.get_u64_le(), u64::from(bytes.get_u32_le()));
     Ok(if bytes.get_u8() == 0 {
@@ -195,6 +203,51 @@ mod tests {
                 assert_eq!(position(&entry.log_id), at(9));
                 assert_eq!(format!("{:?}", entry.payload), want);
             }
+        }
+    }
+
+    /// Every record, by the name of its fixture.
+    fn records() -> Vec<(&'static str, Bytes)> {
+        let membership = Membership::new_with_defaults(
+            vec![BTreeSet::from([1, 2, 3]), BTreeSet::from([2, 3, 4])],
+            [1, 2, 3, 4, 7],
+        );
+        let entry = |payload| {
+            let log_id = log_id(at(9));
+            encode_entry(Entry { log_id, payload }).payload.to_bytes()
+        };
+        let command = Payload::from(vec![Bytes::from_static(b"head"), Bytes::from_static(b"batch")]);
+        vec![
+            ("blank", entry(EntryPayload::Blank)),
+            ("command", entry(EntryPayload::Normal(Proposal(command)))),
+            ("membership", entry(EntryPayload::Membership(membership))),
+            ("vote", encode_vote(&Vote::new(7, 2))),
+            ("vote-committed", encode_vote(&Vote::new_committed(8, 3))),
+        ]
+    }
+
+    #[test]
+    fn the_stored_records_of_version_1_are_written_and_read() {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/records-v1");
+        for (name, record) in records() {
+            let stored = fixtures.join(name).with_extension("bin");
+            if std::env::var_os("BLESS").is_some() {
+                std::fs::create_dir_all(&fixtures).expect("made");
+                std::fs::write(&stored, &record).expect("written");
+            }
+            let content =
+                std::fs::read(&stored).expect("the fixture is there; BLESS=1 makes it for a new version");
+            assert_eq!(record, content, "{name}");
+            let content = Bytes::from(content);
+            let is_read = match name {
+                "vote" | "vote-committed" => decode_vote(content).is_ok(),
+                _ => decode_entry(&journal::Entry {
+                    position: at(9),
+                    payload: Payload::from(content),
+                })
+                .is_ok(),
+            };
+            assert!(is_read, "{name}");
         }
     }
 

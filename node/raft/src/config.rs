@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use bytes::Bytes;
 use meridian_journal::Payload;
 use meridian_types::{LogPosition, NodeId, RaftIndex, Term};
 use openraft::type_config::alias::{
@@ -10,6 +9,7 @@ use openraft::type_config::alias::{
 };
 
 use crate::Reply;
+use crate::checkpoint::Stored;
 
 openraft::declare_raft_types!(
     /// A standard leader id: at most one leader per term, so a term names its leader.
@@ -30,7 +30,7 @@ pub(crate) type Vote = VoteOf<Types>;
 pub(crate) type Membership = openraft::Membership<u64, ()>;
 pub(crate) type StoredMembership = StoredMembershipOf<Types>;
 pub(crate) type SnapshotMeta = SnapshotMetaOf<Types>;
-pub(crate) type Snapshot = SnapshotOf<Types, Bytes>;
+pub(crate) type Snapshot = SnapshotOf<Types, Option<Stored>>;
 pub(crate) type Raft = openraft::Raft<Types, crate::machine::Applier>;
 
 /// A command on its way into the log.

@@ -1,66 +1,35 @@
 //! One shard's Raft group on this node.
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use meridian_journal::{Journal, Payload};
+use futures::future::BoxFuture;
+use meridian_journal::Journal;
+use meridian_peer::{Peers, Refusal};
 use meridian_types::{LogPosition, NodeId, RaftIndex, ShardId, Term};
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::ClientWriteError;
-use openraft::impls::ProgressResponder;
-use openraft::raft::ClientWriteResult;
-use openraft::{Config, ServerState, SnapshotPolicy};
+use openraft::metrics::RaftDataMetrics;
+use openraft::type_config::alias::WatchReceiverOf;
+use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::checkpoint::CheckpointStore;
-use crate::config::{LeaderId, Proposal, Raft, Types, log_id, node_id, position};
+use crate::config::{LogId, Raft, Types, node_id, position};
+use crate::contact::Contact;
+use crate::inbound::Inbound;
+use crate::leadership::{self, Leadership, Members, Nudge, Nudged, Progress};
 use crate::log_store::LogStore;
-use crate::machine::{Applier, Built, Machine, Reply};
-use crate::network::NoPeers;
+use crate::machine::{Applier, Built, Checkpoints, Machine};
+use crate::network::Network;
+use crate::settings::GroupSettings;
 
-/// How long a checkpoint may take before the attempt counts as failed.
-const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// What a group needs to know at its start.
-#[derive(Clone, Debug)]
-pub struct GroupSettings {
-    /// The shard that this group replicates.
-    pub shard: ShardId,
-    /// This node.
-    pub node: NodeId,
-    /// The voters of a group that was never started before; ignored once it has a log.
-    pub founders: BTreeSet<NodeId>,
-    /// Leaders beat this often.
-    pub heartbeat_interval: Duration,
-    /// Followers wait at least this long without a beat before they call an election; at most twice
-    /// as long.
-    pub election_timeout: Duration,
-}
-
-/// Who leads the group, as far as this node knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leadership {
-    /// No leader is known.
-    Unknown,
-    /// Another node leads.
-    Following {
-        /// That node.
-        leader: NodeId,
-    },
-    /// This node leads, and its state machine holds every entry of earlier terms: commands may be
-    /// sequenced under `term`.
-    Leading {
-        /// The term of this leadership.
-        term: Term,
-    },
-}
+/// Nudges that may wait. The pacemaker repeats itself, so one that finds no room is dropped.
+const NUDGES_MAX: usize = 64;
 
 /// Why a group could not start.
 #[derive(Debug, Error)]
@@ -79,114 +48,138 @@ pub enum StartError {
     Config(String),
 }
 
-/// What became of a proposal.
-#[derive(Debug, Error)]
-pub enum ProposeError {
-    /// Certainly not in the log. Ask `leader`.
-    #[error("this node does not lead the shard under the expected term")]
-    NotLeader {
-        /// The leader, where it is known.
-        leader: Option<NodeId>,
-    },
-    /// It may or may not be committed: leadership was lost while it was in flight. Retry only what
-    /// is safe to do twice.
-    #[error("the outcome is unknown: {reason}")]
-    Unknown {
-        /// What happened.
-        reason: String,
-    },
-    /// The group has stopped on this node, with the reason.
-    #[error("the shard has stopped on this node: {reason}")]
-    Stopped {
-        /// What happened.
-        reason: String,
-    },
-}
-
 /// A handle on one shard's Raft group. Clones share it.
+///
+/// openraft's own timers are off. Nothing beats and nobody calls an election unless told by
+/// [`beat`](Self::beat) and [`elect`](Self::elect), so an idle group costs nothing.
 #[derive(Clone)]
 pub struct Group {
-    raft: Raft,
-    leadership: watch::Receiver<Leadership>,
-    applied: watch::Receiver<LogPosition>,
-    built: watch::Receiver<Built>,
-    journal: Journal,
-    shard: ShardId,
-    _watcher: Arc<Watcher>,
+    pub(crate) raft: Raft,
+    pub(crate) node: NodeId,
+    pub(crate) lease: Duration,
+    pub(crate) handing_over: Arc<watch::Sender<Option<Term>>>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    members: watch::Receiver<Members>,
+    pub(crate) applied: watch::Receiver<LogPosition>,
+    pub(crate) data: WatchReceiverOf<Types, RaftDataMetrics<Types>>,
+    pub(crate) built: watch::Receiver<Built>,
+    pub(crate) checkpoints: Arc<Checkpoints>,
+    inbound: Arc<Inbound>,
+    nudges: mpsc::Sender<Nudge>,
+    tasks: Arc<Tasks>,
 }
 
-/// Ends the leadership task with the last handle.
-struct Watcher(JoinHandle<()>);
+/// The group's own tasks, which end with the last handle.
+struct Tasks(Mutex<Vec<JoinHandle<()>>>);
 
-impl Drop for Watcher {
+impl Tasks {
+    fn abort(&self) -> Vec<JoinHandle<()>> {
+        let tasks = std::mem::take(&mut *self.0.lock());
+        tasks.iter().for_each(JoinHandle::abort);
+        tasks
+    }
+}
+
+impl Drop for Tasks {
     fn drop(&mut self) {
-        self.0.abort();
+        self.abort();
     }
 }
 
 impl Group {
-    /// Recovers the group from the journal and its newest checkpoint, and starts it. A group that
-    /// has no log yet is founded with `settings.founders`.
+    /// Recovers the group from the journal and its newest checkpoint, and starts it. A group that never existed is
+    /// founded by `settings.founders`. Without `peers` the region has one node.
     pub async fn start(
         settings: GroupSettings,
         journal: Journal,
         checkpoints: CheckpointStore,
         machine: Arc<dyn Machine>,
+        peers: Option<Peers>,
     ) -> Result<Self, StartError> {
-        let shard = settings.shard;
+        let (shard, node) = (settings.shard, settings.node);
         let recovery = |reason: String| StartError::Recovery { shard, reason };
         let (applied_sender, applied) = watch::channel(LogPosition::default());
-        let applier = Applier::recover(machine, Arc::new(checkpoints), applied_sender)
-            .map_err(|error| recovery(error.to_string()))?;
-        let built = applier.built();
+        let checkpoints = Checkpoints::new(checkpoints, journal.clone(), shard);
+        let applier = {
+            let checkpoints = Arc::clone(&checkpoints);
+            crate::blocking::blocking(move || Applier::recover(machine, checkpoints, applied_sender))
+                .await
+                .map_err(|error| recovery(error.to_string()))?
+                .map_err(|error| recovery(error.to_string()))?
+        };
         let config = Arc::new(
-            config(&settings)
+            settings
+                .config()
                 .validate()
                 .map_err(|e| StartError::Config(e.to_string()))?,
         );
+        let lease = Duration::from_millis(config.election_timeout_max);
+        let network = Network::new(peers, shard, settings.network.clone(), Arc::clone(&checkpoints));
         let store = LogStore::new(journal.clone(), shard);
-        let raft = Raft::new(settings.node.0.into(), config, NoPeers, store, applier)
+        let raft = Raft::new(node.0.into(), config, network, store, applier)
             .await
             .map_err(|error| recovery(error.to_string()))?;
+        checkpoints.serve();
 
-        if !raft
+        let founded = raft
             .is_initialized()
             .await
-            .map_err(|error| recovery(error.to_string()))?
-        {
-            let founders: BTreeSet<u64> = settings.founders.iter().map(|node| node.0.into()).collect();
-            raft.initialize(founders)
-                .await
-                .map_err(|error| recovery(error.to_string()))?;
-        } else if raft.voter_ids().eq([u64::from(settings.node.0)]) {
-            // Nobody else can be leading: do not sit out the election timeout.
+            .map_err(|error| recovery(error.to_string()))?;
+        let alone = BTreeSet::from([node]);
+        if !founded && settings.founders == alone {
+            leadership::initialize(&raft, node, &alone).await;
+        } else if founded && raft.voter_ids().eq([u64::from(node.0)]) {
+            // Nobody else can be leading.
             raft.trigger()
                 .elect(false)
                 .await
                 .map_err(|error| recovery(error.to_string()))?;
         }
 
-        let (sender, leadership) = watch::channel(Leadership::Unknown);
-        let watcher = tokio::spawn(watch_leadership(
+        let contact = Arc::new(Mutex::new(Contact::default()));
+        let (leadership_sender, leadership) = watch::channel(Leadership::Unknown);
+        let members_now = Members::of(&raft.server_metrics().borrow_watched().membership_config);
+        let (members_sender, members) = watch::channel(members_now);
+        let (handing_over, handing_over_receiver) = watch::channel(None);
+        let publisher = tokio::spawn(leadership::publish(
             raft.clone(),
-            settings.node,
+            node,
             applied.clone(),
-            sender,
+            handing_over_receiver,
+            leadership_sender,
+            members_sender,
         ));
-        Ok(Self {
-            raft,
-            leadership,
-            applied,
-            built,
-            journal,
+        let (nudges, nudges_receiver) = mpsc::channel(NUDGES_MAX);
+        let nudged = Nudged {
+            raft: raft.clone(),
             shard,
-            _watcher: Arc::new(Watcher(watcher)),
+            node,
+            founders: settings.founders,
+            journal,
+            contact: Arc::clone(&contact),
+            lease,
+        };
+        let nudged = tokio::spawn(nudged.run(nudges_receiver));
+        Ok(Self {
+            inbound: Inbound::new(raft.clone(), Arc::clone(&checkpoints), contact, lease),
+            data: raft.data_metrics(),
+            built: checkpoints.built(),
+            raft,
+            node,
+            lease,
+            handing_over: Arc::new(handing_over),
+            leadership,
+            members,
+            applied,
+            checkpoints,
+            nudges,
+            tasks: Arc::new(Tasks(Mutex::new(vec![publisher, nudged]))),
         })
     }
 
     /// The shard of this group.
     pub fn shard(&self) -> ShardId {
-        self.shard
+        self.checkpoints.shard
     }
 
     /// Who leads; changes wake the receiver.
@@ -194,179 +187,118 @@ impl Group {
         self.leadership.clone()
     }
 
+    /// Who is part of the group; changes wake the receiver.
+    pub fn members(&self) -> watch::Receiver<Members> {
+        self.members.clone()
+    }
+
     /// The last applied entry; changes wake the receiver.
     pub fn applied(&self) -> watch::Receiver<LogPosition> {
         self.applied.clone()
     }
 
-    /// Proposes `command` under `term`. Returns when it is queued, in call order; the answer comes
-    /// through [`Pending`]. A leader of another term never takes it, so a command that was stamped
-    /// under `term` cannot slip into a later one.
-    pub async fn propose(&self, term: Term, command: Vec<Bytes>) -> Result<Pending, ProposeError> {
-        let (responder, answer) = ProgressResponder::complete_only();
-        self.raft
-            .write(Proposal(Payload::from(command)))
-            .with_leader(LeaderId::new(term.0))
-            .responder(responder)
-            .await
-            .map_err(|fatal| ProposeError::Stopped {
-                reason: fatal.to_string(),
-            })?;
-        Ok(Pending(answer))
+    /// Whether the group has members: it was founded here, or a leader contacted this replica.
+    pub fn is_initialized(&self) -> bool {
+        self.members.borrow().position.is_some()
     }
 
-    /// Makes the present state durable as a checkpoint. Returns its position.
-    pub async fn checkpoint(&self) -> Result<LogPosition, ProposeError> {
-        let stopped = |reason: String| ProposeError::Stopped { reason };
-        let wanted = *self.applied.borrow();
-        if wanted.index == RaftIndex(0) {
-            return Ok(wanted);
-        }
-        let mut progress = self.raft.watch_snapshot_progress();
-        let mut built = self.built.clone();
-        let before = built.borrow_and_update().attempts;
-        self.raft
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(|fatal| stopped(fatal.to_string()))?;
-        let attempt = tokio::time::timeout(
-            CHECKPOINT_TIMEOUT,
-            built.wait_for(|built| built.attempts > before),
-        )
-        .await
-        .map_err(|_| ProposeError::Unknown {
-            reason: format!("no checkpoint after {CHECKPOINT_TIMEOUT:?}"),
-        })?
-        .map_err(|error| stopped(error.to_string()))?
-        .clone();
-        if let Some(reason) = attempt.error {
-            return Err(ProposeError::Unknown { reason });
-        }
-        let reached = tokio::time::timeout(CHECKPOINT_TIMEOUT, progress.wait_until_ge(&Some(log_id(wanted))))
-            .await
-            .map_err(|_| ProposeError::Unknown {
-                reason: format!("no checkpoint after {CHECKPOINT_TIMEOUT:?}"),
-            })?
-            .map_err(|error| stopped(error.to_string()))?;
-        Ok(reached.as_ref().map(position).unwrap_or_default())
+    /// Why the group has stopped on this node for good, if it has: its disk failed, a command cannot be applied,
+    /// or it was shut down. The other replicas go on; only a new start helps here.
+    pub fn stopped(&self) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.running_state.as_ref().err().map(ToString::to_string)
     }
 
-    /// Appends an entry that changes nothing, and waits until it is applied.
-    pub async fn barrier(&self) -> Result<LogPosition, ProposeError> {
-        match self.raft.write_blank().await {
-            Ok(response) => Ok(position(&response.log_id)),
-            Err(error) => Err(ProposeError::Unknown {
-                reason: error.to_string(),
-            }),
+    /// How far the members are; `None` unless this node leads and is not handing leadership over.
+    pub fn progress(&self) -> Option<Progress> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let replication = metrics.replication.as_ref()?;
+        if *self.handing_over.borrow() == Some(Term(metrics.current_term)) {
+            return None;
+        }
+        let index = |id: &LogId| position(id).index;
+        let matched = replication
+            .iter()
+            .map(|(node, matched)| (node_id(*node), matched.as_ref().map(index)))
+            .collect();
+        Some(Progress {
+            term: Term(metrics.current_term),
+            last: metrics.last_log_index.map(RaftIndex),
+            committed: metrics.cluster_committed.as_ref().map(index),
+            matched,
+            quorum_silent: if self.is_alone() {
+                Some(Duration::ZERO)
+            } else {
+                metrics
+                    .last_quorum_acked
+                    .map(|acked| acked.into_inner().elapsed())
+            },
+        })
+    }
+
+    /// Serves a call from another replica. Appends are carried out in the order in which they come here, so it must be
+    /// called in the order of their arrival; the futures may be driven in any order.
+    pub fn call(&self, kind: u16, body: Bytes) -> BoxFuture<'static, Result<Vec<Bytes>, Refusal>> {
+        self.inbound.call(kind, body)
+    }
+
+    /// This node no longer stands by `leader` of `term`: the failure detector says that it is gone. It may then
+    /// vote for another, and [`elect`](Self::elect) works. Changes nothing when another leads, or another term; hearing
+    /// that leader again renews the lease, so say it again before each election: a last message of its may have been under way.
+    pub fn end_lease(&self, leader: NodeId, term: Term) {
+        self.nudge(Nudge::EndLease { leader, term });
+    }
+
+    /// Calls an election, with a round of pre-votes first. Does nothing where this node leads, does not vote, still
+    /// stands by a leader, or its journal takes no entries. Nudges are carried out in the order of the calls.
+    pub fn elect(&self) {
+        self.nudge(Nudge::Elect);
+    }
+
+    /// Sends a heartbeat to all members, where this node leads.
+    pub fn beat(&self) {
+        self.nudge(Nudge::Beat);
+    }
+
+    /// `node` can be reached again: what waited to be tried again is tried now, and it gets a heartbeat.
+    pub fn reconnected(&self, node: NodeId) {
+        self.nudge(Nudge::Reconnected { node });
+    }
+
+    fn nudge(&self, nudge: Nudge) {
+        if self.nudges.try_send(nudge).is_err() {
+            tracing::debug!(shard = %self.shard(), ?nudge, "dropped");
         }
     }
 
-    /// Lets Raft forget entries up to `through`, which a checkpoint must cover. Their bytes stay
-    /// readable until they are released.
-    pub async fn purge(&self, through: RaftIndex) -> Result<(), ProposeError> {
-        self.raft
-            .trigger()
-            .purge_log(through.0)
-            .await
-            .map_err(|fatal| ProposeError::Stopped {
-                reason: fatal.to_string(),
-            })
+    /// Founds the group with these voters, of which this node must be one, and calls an election. Every founder may,
+    /// with the same voters; harmless when the group has a log already.
+    pub async fn initialize(&self, voters: BTreeSet<NodeId>) {
+        leadership::initialize(&self.raft, self.node, &voters).await;
     }
 
     /// The journal that holds the group's log.
     pub fn journal(&self) -> &Journal {
-        &self.journal
+        &self.checkpoints.journal
     }
 
     /// Stops the group on this node. Waits until its tasks have ended.
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(shard = %self.shard, %error, "the Raft task ended badly");
+            tracing::warn!(shard = %self.shard(), %error, "the Raft task ended badly");
+        }
+        self.inbound.end();
+        for task in self.tasks.abort() {
+            // Aborted: it has no other way to end.
+            let _ = task.await;
         }
     }
-}
 
-/// The answer to a proposal, once it is applied here.
-pub struct Pending(oneshot::Receiver<ClientWriteResult<Types>>);
-
-impl Future for Pending {
-    type Output = Result<(LogPosition, Reply), ProposeError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|answer| match answer {
-            Ok(Ok(response)) => Ok((position(&response.log_id), response.data)),
-            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(ProposeError::NotLeader {
-                leader: forward.leader_id.map(node_id),
-            }),
-            Ok(Err(error)) => Err(ProposeError::Unknown {
-                reason: error.to_string(),
-            }),
-            Err(_) => Err(ProposeError::Stopped {
-                reason: "the Raft task ended".to_owned(),
-            }),
-        })
-    }
-}
-
-fn config(settings: &GroupSettings) -> Config {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let election_min = millis(settings.election_timeout);
-    Config {
-        cluster_name: format!("shard-{}", settings.shard),
-        heartbeat_interval: millis(settings.heartbeat_interval),
-        election_timeout_min: election_min,
-        election_timeout_max: election_min * 2,
-        // The shard bounds bytes in flight; these only bound queues by count.
-        max_payload_entries: 300,
-        api_channel_size: Some(1024),
-        notification_channel_size: Some(1024),
-        state_machine_channel_size: Some(1024),
-        // Checkpoints and purges are the shard's decision.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        enable_pre_vote: Some(true),
-        // A restarted leader must win a new term: an epoch is never used by two lives of a node.
-        enable_leader_restore: Some(false),
-        // A leader without a quorum must not keep followers' leases alive (openraft #2080).
-        quorum_loss_probe_interval: Some(election_min * 4),
-        ..Config::default()
-    }
-}
-
-/// Publishes who leads. "Leading" waits until an entry of the own term is applied: only then does
-/// the state hold everything that earlier leaders committed.
-async fn watch_leadership(
-    raft: Raft,
-    node: NodeId,
-    mut applied: watch::Receiver<LogPosition>,
-    sender: watch::Sender<Leadership>,
-) {
-    let mut metrics = raft.server_metrics();
-    loop {
-        let now = {
-            let metrics = metrics.borrow_watched();
-            let term = Term(metrics.vote.leader_id.term);
-            let leads = metrics.state == ServerState::Leader && metrics.vote.committed;
-            match metrics.current_leader.map(node_id) {
-                Some(leader) if leader != node => Leadership::Following { leader },
-                Some(_) if leads && applied.borrow_and_update().term == term => Leadership::Leading { term },
-                _ => Leadership::Unknown,
-            }
-        };
-        sender.send_if_modified(|before| std::mem::replace(before, now) != now);
-        let ended = if matches!(now, Leadership::Leading { .. }) {
-            metrics.changed().await.is_err()
-        } else {
-            tokio::select! {
-                changed = metrics.changed() => changed.is_err(),
-                changed = applied.changed() => changed.is_err(),
-            }
-        };
-        if ended {
-            sender.send_replace(Leadership::Unknown);
-            return;
-        }
+    pub(crate) fn is_alone(&self) -> bool {
+        let members = self.members.borrow();
+        members.voters.len() == 1 && members.voters.contains(&self.node)
     }
 }
 

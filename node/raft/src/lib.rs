@@ -6,21 +6,53 @@
 //!
 //! ```text
 //!   propose ──> openraft ──> log_store ──> journal (fsync)
-//!                  │ committed
-//!                  └──> machine::Applier ──> Machine::apply ──> reply to the proposer
+//!   nudges ──────^  │  │ committed
+//!                   │  └──> machine::Applier ──> Machine::apply ──> reply to the proposer
+//!                network ──> peers ··· other replicas ··· inbound ──> openraft
 //! ```
 
+/// Whether a deliberate defect acts, see `tests/mutants`. Only the simulation can switch one on.
+#[cfg(feature = "mutants")]
+macro_rules! mutant {
+    ($name:ident) => {
+        meridian_mutants::is_on(meridian_mutants::Mutant::$name)
+    };
+}
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+
+mod blocking;
 mod checkpoint;
 mod codec;
 mod config;
+mod contact;
 mod group;
+mod inbound;
+mod incoming;
+mod leadership;
 mod log_store;
 mod machine;
+mod membership;
 mod network;
+mod propose;
+mod rpc;
+mod settings;
+mod upkeep;
 
-pub use checkpoint::{Checkpoint, CheckpointError, CheckpointStore};
-pub use group::{Group, GroupSettings, Leadership, Pending, ProposeError, StartError};
+pub use blocking::{blocking, blocking_aside};
+pub use checkpoint::{CheckpointError, CheckpointStore};
+pub use group::{Group, StartError};
+pub use leadership::{Joint, Leadership, Members, Progress};
+pub use log_store::{Logged, ReadLogError, logged_commands, read_log};
 pub use machine::{ApplyError, Machine, Reply};
+pub use membership::TransferError;
+pub use network::NetworkSettings;
+pub use propose::{Pending, ProposeError};
+pub use settings::GroupSettings;
 
 /// Bytes that this crate puts before a command in its journal entry (the payload's kind). A
 /// position inside a command is this much further inside the entry's payload.

@@ -3,17 +3,17 @@
 use std::any::Any;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
-use meridian_journal::Payload;
-use meridian_types::LogPosition;
+use meridian_journal::{Journal, Payload};
+use meridian_types::{LogPosition, RaftIndex, ShardId};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::checkpoint::{CheckpointStore, Head, Stored, save};
 use crate::codec;
 use crate::config::{
     EntryPayload, LogId, Proposal, Snapshot, SnapshotMeta, StoredMembership, Types, log_id, position,
@@ -71,12 +71,20 @@ pub trait Machine: Send + Sync + 'static {
 /// Drives a [`Machine`] on openraft's behalf.
 pub(crate) struct Applier {
     machine: Arc<dyn Machine>,
-    store: Arc<CheckpointStore>,
+    checkpoints: Arc<Checkpoints>,
     last_applied: Option<LogId>,
     membership: StoredMembership,
     applied: watch::Sender<LogPosition>,
-    current: Arc<Mutex<Option<Checkpoint>>>,
-    built: Arc<watch::Sender<Built>>,
+}
+
+/// The group's checkpoints, and where its log begins.
+pub(crate) struct Checkpoints {
+    pub(crate) store: Arc<CheckpointStore>,
+    pub(crate) journal: Journal,
+    pub(crate) shard: ShardId,
+    /// The group runs: from now on the current snapshot is what other replicas are given.
+    serving: AtomicBool,
+    built: watch::Sender<Built>,
 }
 
 /// How the last attempt at a checkpoint ended.
@@ -88,28 +96,25 @@ pub(crate) struct Built {
     pub(crate) error: Option<String>,
 }
 
-impl Applier {
-    /// Restores the machine from the newest checkpoint, if there is one.
-    pub(crate) fn recover(
-        machine: Arc<dyn Machine>,
-        store: Arc<CheckpointStore>,
-        applied: watch::Sender<LogPosition>,
-    ) -> io::Result<Self> {
-        let checkpoint = store.load().map_err(io::Error::other)?;
-        let mut applier = Self {
-            machine,
-            store,
-            last_applied: None,
-            membership: StoredMembership::default(),
-            applied,
-            current: Arc::default(),
-            built: Arc::new(watch::channel(Built::default()).0),
-        };
-        if let Some(checkpoint) = checkpoint {
-            applier.adopt(&checkpoint)?;
-            *applier.current.lock() = Some(checkpoint);
-        }
-        Ok(applier)
+impl Checkpoints {
+    pub(crate) fn new(store: CheckpointStore, journal: Journal, shard: ShardId) -> Arc<Self> {
+        Arc::new(Self {
+            store: Arc::new(store),
+            journal,
+            shard,
+            serving: AtomicBool::new(false),
+            built: watch::channel(Built::default()).0,
+        })
+    }
+
+    /// The last entry that Raft forgot.
+    pub(crate) fn purged(&self) -> Option<RaftIndex> {
+        self.journal.log(self.shard).purged.map(|purged| purged.index)
+    }
+
+    /// Hands out the base from now on, no longer the newest.
+    pub(crate) fn serve(&self) {
+        self.serving.store(true, Ordering::Relaxed);
     }
 
     /// Tells of every attempt at a checkpoint.
@@ -117,32 +122,59 @@ impl Applier {
         self.built.subscribe()
     }
 
-    fn adopt(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
-        self.machine
-            .restore(&checkpoint.state)
+    async fn save(&self, head: Head, state: Vec<Bytes>) -> io::Result<()> {
+        save(Arc::clone(&self.store), head, state, self.purged()).await
+    }
+}
+
+impl Applier {
+    /// Restores the machine from the newest checkpoint, if there is one.
+    pub(crate) fn recover(
+        machine: Arc<dyn Machine>,
+        checkpoints: Arc<Checkpoints>,
+        applied: watch::Sender<LogPosition>,
+    ) -> io::Result<Self> {
+        let newest = checkpoints
+            .store
+            .load(checkpoints.purged())
             .map_err(io::Error::other)?;
-        self.last_applied = Some(log_id(checkpoint.position));
-        let membership = codec::get_membership(&mut checkpoint.membership.clone())?;
-        self.membership = StoredMembership::new(checkpoint.membership_position.map(log_id), membership);
-        self.applied.send_replace(checkpoint.position);
-        self.machine.applied(checkpoint.position);
+        let mut applier = Self {
+            machine,
+            checkpoints,
+            last_applied: None,
+            membership: StoredMembership::default(),
+            applied,
+        };
+        if let Some((stored, state)) = newest {
+            applier.machine.restore(&state).map_err(io::Error::other)?;
+            applier.restored(&stored.head)?;
+        }
+        Ok(applier)
+    }
+
+    /// The machine holds the state of this checkpoint now.
+    fn restored(&mut self, head: &Head) -> io::Result<()> {
+        self.last_applied = Some(log_id(head.position));
+        self.membership = membership(head)?;
+        self.machine.applied(head.position);
+        self.applied.send_replace(head.position);
         Ok(())
     }
 
-    fn checkpoint(&self, state: Bytes) -> Option<Checkpoint> {
+    fn head(&self) -> Option<Head> {
         let mut membership = bytes::BytesMut::new();
         codec::put_membership(&mut membership, self.membership.membership());
-        Some(Checkpoint {
+        Some(Head {
             position: position(self.last_applied.as_ref()?),
             membership_position: self.membership.log_id().as_ref().map(position),
             membership: membership.freeze(),
-            state,
         })
     }
 }
 
 impl RaftStateMachine<Types> for Applier {
-    type SnapshotData = Bytes;
+    /// `None`: the state before the first command.
+    type SnapshotData = Option<Stored>;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -179,103 +211,106 @@ impl RaftStateMachine<Types> for Applier {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
-            checkpoint: self.checkpoint(self.machine.encode().concat().into()),
-            store: Arc::clone(&self.store),
-            current: Arc::clone(&self.current),
-            built: Arc::clone(&self.built),
+            captured: self.head().map(|head| (head, self.machine.encode())),
+            checkpoints: Arc::clone(&self.checkpoints),
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> Result<(), io::Error> {
-        let Some(last) = meta.last_log_id else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a snapshot without a position",
-            ));
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        stored: Option<Stored>,
+    ) -> Result<(), io::Error> {
+        let stored = stored
+            .filter(|stored| meta.last_log_id == Some(log_id(stored.head.position)))
+            .ok_or_else(|| invalid("a snapshot without its checkpoint".to_owned()))?;
+        let head = stored.head.clone();
+        let machine = Arc::clone(&self.machine);
+        let checkpoints = Arc::clone(&self.checkpoints);
+        let install = move || {
+            let state = stored.state()?.map_err(invalid)?;
+            if !mutant!(KeepStateAtInstall) {
+                machine.restore(&state).map_err(invalid)?;
+            }
+            let adopted = checkpoints.store.adopt(&stored, &state, checkpoints.purged());
+            adopted.map_err(io::Error::other)
         };
-        self.machine.restore(&state).map_err(io::Error::other)?;
-        self.last_applied = Some(last);
-        self.membership = meta.last_membership.clone();
-        let checkpoint = self.checkpoint(state).expect("last_applied was just set");
-        save(Arc::clone(&self.store), checkpoint.clone()).await?;
-        *self.current.lock() = Some(checkpoint);
-        self.machine.applied(position(&last));
-        self.applied.send_replace(position(&last));
-        Ok(())
+        crate::blocking::blocking(install)
+            .await
+            .map_err(io::Error::other)??;
+        self.restored(&head)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        self.current.lock().as_ref().map(snapshot).transpose()
+        let checkpoints = Arc::clone(&self.checkpoints);
+        crate::blocking::blocking(move || {
+            // openraft learns at the start how far the log may be purged: as far as the newest. What it asks for
+            // later is for other replicas.
+            let stored = if checkpoints.serving.load(Ordering::Relaxed) {
+                checkpoints.store.base(checkpoints.purged())
+            } else {
+                checkpoints.store.newest()
+            };
+            stored.map_err(io::Error::other)?.map(snapshot).transpose()
+        })
+        .await
+        .map_err(io::Error::other)?
     }
 }
 
 /// Makes the state captured at its creation durable.
 pub(crate) struct Builder {
-    checkpoint: Option<Checkpoint>,
-    store: Arc<CheckpointStore>,
-    current: Arc<Mutex<Option<Checkpoint>>>,
-    built: Arc<watch::Sender<Built>>,
+    captured: Option<(Head, Vec<Bytes>)>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
-    type SnapshotData = Bytes;
+    type SnapshotData = Option<Stored>;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let Some(checkpoint) = self.checkpoint.take() else {
-            // Nothing was applied yet: the state before the first command needs no file.
-            let meta = SnapshotMeta {
-                last_log_id: None,
-                last_membership: StoredMembership::default(),
-            };
-            return Ok(Snapshot {
-                meta,
-                snapshot: Bytes::new(),
+        if let Some((head, state)) = self.captured.take() {
+            let saved = self.checkpoints.save(head, state).await;
+            self.checkpoints.built.send_modify(|built| {
+                *built = Built {
+                    attempts: built.attempts + 1,
+                    error: saved.err().map(|error| error.to_string()),
+                }
             });
-        };
-        let saved = save(Arc::clone(&self.store), checkpoint.clone()).await;
-        let error = saved.as_ref().err().map(ToString::to_string);
-        if saved.is_ok() {
-            *self.current.lock() = Some(checkpoint);
         }
-        self.built.send_modify(|built| {
-            *built = Built {
-                attempts: built.attempts + 1,
-                error,
-            }
-        });
         // openraft takes an error for a broken store and stops the group for good, but a checkpoint that could
         // not be written, on a full disk say, only makes the next start longer: the one before still stands.
-        match &*self.current.lock() {
-            Some(current) => snapshot(current),
-            None => {
-                let meta = SnapshotMeta {
+        match self.checkpoints.store.newest() {
+            Ok(Some(newest)) => snapshot(newest),
+            Ok(None) | Err(_) => Ok(Snapshot {
+                meta: SnapshotMeta {
                     last_log_id: None,
                     last_membership: StoredMembership::default(),
-                };
-                Ok(Snapshot {
-                    meta,
-                    snapshot: Bytes::new(),
-                })
-            }
+                },
+                snapshot: None,
+            }),
         }
     }
 }
 
-async fn save(store: Arc<CheckpointStore>, checkpoint: Checkpoint) -> io::Result<()> {
-    tokio::task::spawn_blocking(move || store.save(&checkpoint))
-        .await
-        .map_err(io::Error::other)?
-        .map_err(io::Error::other)
+fn membership(head: &Head) -> io::Result<StoredMembership> {
+    let membership = codec::get_membership(&mut head.membership.clone())?;
+    Ok(StoredMembership::new(
+        head.membership_position.map(log_id),
+        membership,
+    ))
 }
 
-fn snapshot(checkpoint: &Checkpoint) -> io::Result<Snapshot> {
-    let membership = codec::get_membership(&mut checkpoint.membership.clone())?;
-    let last_membership = StoredMembership::new(checkpoint.membership_position.map(log_id), membership);
+/// The snapshot that a checkpoint is to openraft.
+pub(crate) fn snapshot(stored: Stored) -> io::Result<Snapshot> {
     Ok(Snapshot {
         meta: SnapshotMeta {
-            last_log_id: Some(log_id(checkpoint.position)),
-            last_membership,
+            last_log_id: Some(log_id(stored.head.position)),
+            last_membership: membership(&stored.head)?,
         },
-        snapshot: checkpoint.state.clone(),
+        snapshot: Some(stored),
     })
+}
+
+fn invalid(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }

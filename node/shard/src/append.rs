@@ -11,23 +11,27 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use meridian_journal::JournalError;
-use meridian_raft::{Group, Leadership, Pending};
-use meridian_state::{AppendGroup, Command, Outcome, Rejected, Sequencer, Staged};
+use meridian_raft::{Group, Leadership};
+use meridian_state::{AppendGroup, Command, ProduceRejection, Sequencer, Staged};
 use meridian_types::{LeaderEpoch, Offset, Partition, RegionEpoch, Term};
 use meridian_wire::batch::BatchHeader;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::errors::AppendError;
 use crate::machine::ShardMachine;
+use crate::pacing::Pacing;
 use crate::region::Appended;
-use crate::start::{Clock, ShardSettings};
+use crate::room;
+use crate::round::{Answer, Place, Round, UNDECIDED_MAX, answer, fail_all, finish, front};
+use crate::settings::{Clock, ShardSettings};
+use crate::shard::epoch;
+use crate::strangers::Strangers;
 
 /// What a command adds to a batch at most: its own head, and the group's.
 const COMMAND_BYTES_PER_BATCH: usize = 64;
-
-/// How often a stopped shard's task looks whether anybody can still append.
-const STOPPED_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Where a batch went.
 pub(crate) type AppendResult = Result<Appended, AppendError>;
@@ -55,6 +59,9 @@ impl Future for Append {
             Waiting::Refused(error) => Poll::Ready(Err(error.take().expect("polled once after ready"))),
             Waiting::Queued(answer) => Pin::new(answer).poll(context).map(|answer| {
                 answer.unwrap_or_else(|_| {
+                    if mutant!(DenyUnknown) {
+                        return Err(AppendError::NotLeader { leader: None });
+                    }
                     Err(AppendError::Unknown {
                         reason: "the shard stopped".to_owned(),
                     })
@@ -151,94 +158,104 @@ impl AppendQueue {
     }
 }
 
-/// How the sequencing of one term ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Another term began, or none.
-    Lost,
-    /// This term cannot be sequenced any further; only another one can.
-    Void,
-}
-
-/// One proposal in flight, oldest first. Without `pending` it only waits for those before it: all
-/// its batches were duplicates of something in flight.
-#[derive(Default)]
-struct Round {
-    pending: Option<Pending>,
-    groups: Vec<AppendGroup>,
-    answers: Vec<Answer>,
-    bytes: usize,
-}
-
-struct Answer {
-    to: oneshot::Sender<AppendResult>,
-    place: Place,
-}
-
-/// Where the answer of a batch comes from.
-enum Place {
-    /// From the command of its round: the group, and the offset that the batch was stamped with.
-    Command { group: usize, base_offset: Offset },
-    /// From the state: it was sent before.
-    Before {
-        partition: Partition,
-        header: BatchHeader,
-    },
-}
-
 /// The task that sequences one shard's appends.
 pub(crate) struct Appender {
     pub(crate) group: Group,
+    /// The term under which this node may speak for the shard, as the pacemaker sees it.
+    pub(crate) led: watch::Receiver<Option<Term>>,
+    /// The replica is gone.
+    pub(crate) stop: CancellationToken,
     pub(crate) machine: Arc<ShardMachine>,
     pub(crate) queue: Arc<AppendQueue>,
     pub(crate) settings: ShardSettings,
-    pub(crate) region_epoch: watch::Receiver<RegionEpoch>,
+    /// The region epoch under which the shard takes writes here, while it does.
+    pub(crate) writes: watch::Receiver<Option<RegionEpoch>>,
     pub(crate) clock: Clock,
+    pub(crate) pacing: Pacing,
 }
 
 impl Appender {
-    /// Runs until the shard's group ends.
+    /// Runs until the shard's group ends or the replica goes.
     pub(crate) async fn run(mut self) {
-        let mut leadership = self.group.leadership();
-        // A term in which a proposal's fate is unknown: the state alone no longer tells the next offset.
-        let mut void = None;
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow() => {}
+        }
+        let reason = "the shard has stopped on this node; its log tells why".to_owned();
+        self.refuse(&AppendError::Storage { reason }, &stop).await;
+    }
+
+    /// Who appends after the group's end learns it at once, instead of waiting for his timeout.
+    async fn refuse(&self, error: &AppendError, stop: &CancellationToken) {
         loop {
-            let now = *leadership.borrow_and_update();
-            if let Leadership::Leading { term } = now
-                && void != Some(term)
-            {
-                if self.lead(term, &mut leadership).await == End::Void {
-                    void = Some(term);
-                }
-            } else {
-                let leader = match now {
-                    Leadership::Following { leader } => Some(leader),
-                    _ => None,
-                };
-                self.queue.refuse_all(&AppendError::NotLeader { leader });
-                tokio::select! {
-                    changed = leadership.changed() => if changed.is_err() {
-                        let queue = Arc::clone(&self.queue);
-                        drop(self);
-                        return refuse(queue).await;
-                    },
-                    () = self.queue.arrived.notified() => {}
-                }
+            self.queue.refuse_all(error);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.queue.arrived.notified() => {}
             }
         }
     }
 
-    /// Sequences under one term, until it is over.
-    async fn lead(&mut self, term: Term, leadership: &mut watch::Receiver<Leadership>) -> End {
-        let region_epoch = *self.region_epoch.borrow();
-        let elections = u32::try_from(term.0).unwrap_or(u32::MAX);
-        let epoch = LeaderEpoch::new(region_epoch, elections);
+    async fn follow(&mut self) {
+        let mut leadership = self.group.leadership();
+        // One term is sequenced once under one region epoch: the state alone does not tell what may still be in flight in
+        // it. What was in flight when the region epoch turned is refused.
+        let mut sequenced = None;
+        loop {
+            let now = *leadership.borrow_and_update();
+            let led = *self.led.borrow_and_update();
+            let open = *self.writes.borrow_and_update();
+            if let Leadership::Leading { term } = now
+                && let Some(region_epoch) = open
+                && sequenced != Some((term, region_epoch))
+                && led == Some(term)
+            {
+                self.lead(term, region_epoch, &mut leadership).await;
+                sequenced = Some((term, region_epoch));
+                continue;
+            }
+            let leader = match now {
+                Leadership::Following { leader, .. } => Some(leader),
+                _ => None,
+            };
+            self.queue.refuse_all(&AppendError::NotLeader { leader });
+            tokio::select! {
+                changed = leadership.changed() => if changed.is_err() {
+                    return;
+                },
+                changed = self.led.changed() => if changed.is_err() {
+                    return;
+                },
+                changed = self.writes.changed() => if changed.is_err() {
+                    return;
+                },
+                () = self.queue.arrived.notified() => {}
+            }
+        }
+    }
+
+    /// Sequences under one term and one region epoch, until either is over or the fate of a proposal is unknown.
+    async fn lead(
+        &mut self,
+        term: Term,
+        region_epoch: RegionEpoch,
+        leadership: &mut watch::Receiver<Leadership>,
+    ) {
+        let epoch = epoch(region_epoch, term);
         let mut sequencer = Sequencer::new(epoch);
+        let mut strangers = Strangers::default();
         let mut rounds: VecDeque<Round> = VecDeque::new();
         let mut bytes_in_flight = 0;
+        // While it does not hear its quorum, the leader goes on by itself; but it takes nothing more, and who waits
+        // does not wait for ever.
+        let mut aside: Option<Instant> = None;
         loop {
             let room = rounds.len() < self.settings.proposals_in_flight_max
                 && bytes_in_flight < self.settings.bytes_in_flight_max;
+            let is_aside = aside.is_some();
+            let give_up = aside.map(|since| since + UNDECIDED_MAX);
+            let waits = rounds.iter().any(|round| !round.answers.is_empty());
             tokio::select! {
                 biased;
                 outcome = front(&mut rounds), if !rounds.is_empty() => {
@@ -258,7 +275,7 @@ impl Appender {
                         Err(error) => {
                             fail_all([round], &error);
                             tokio::spawn(finish(rounds, epoch, Arc::clone(&self.machine)));
-                            return End::Void;
+                            return;
                         }
                     }
                 }
@@ -267,18 +284,47 @@ impl Appender {
                     if !still {
                         // Proposals in flight may yet commit; answer them as they end.
                         tokio::spawn(finish(rounds, epoch, Arc::clone(&self.machine)));
-                        return End::Lost;
+                        return;
                     }
                 }
-                () = self.queue.arrived.notified(), if room => {
-                    let items = self.queue.take(self.settings.command_bytes_max);
+                changed = self.writes.changed() => {
+                    if changed.is_err() || *self.writes.borrow_and_update() != Some(region_epoch) {
+                        tokio::spawn(finish(rounds, epoch, Arc::clone(&self.machine)));
+                        return;
+                    }
+                }
+                changed = self.led.changed() => {
+                    if changed.is_err() {
+                        tokio::spawn(finish(rounds, epoch, Arc::clone(&self.machine)));
+                        return;
+                    }
+                    aside = match *self.led.borrow_and_update() == Some(term) {
+                        true => None,
+                        false => aside.or_else(|| Some(Instant::now())),
+                    };
+                    self.queue.arrived.notify_one();
+                }
+                () = self.queue.arrived.notified(), if is_aside => {
+                    self.queue.refuse_all(&AppendError::NotLeader { leader: None });
+                }
+                () = tokio::time::sleep_until(give_up.unwrap_or_else(Instant::now)), if is_aside && waits => {
+                    let reason = "the shard's leader has lost its quorum".to_owned();
+                    let error = AppendError::Unknown { reason };
+                    let answers = rounds.iter_mut().flat_map(|round| round.answers.drain(..));
+                    answers.for_each(|answer| answer.fail(&error));
+                }
+                () = self.queue.arrived.notified(), if room && !is_aside => {
+                    // Half of what the journal takes: a command adds something to each batch.
+                    let bytes_max = self.group.command_bytes_max() / 2;
+                    let items = self.queue.take(bytes_max.min(self.settings.command_bytes_max));
                     if !self.queue.is_empty() {
                         self.queue.arrived.notify_one();
                     }
                     if items.is_empty() {
                         continue;
                     }
-                    match self.stage(term, items, &mut sequencer).await {
+                    self.pacing.note_activity(self.group.shard());
+                    match self.stage(term, items, &mut sequencer, &mut strangers).await {
                         Ok(Some(round)) => {
                             bytes_in_flight += round.bytes;
                             rounds.push_back(round);
@@ -287,7 +333,7 @@ impl Appender {
                         Err(reason) => {
                             tracing::warn!(%reason, "the shard's group takes no proposals");
                             tokio::spawn(finish(rounds, epoch, Arc::clone(&self.machine)));
-                            return End::Void;
+                            return;
                         }
                     }
                 }
@@ -301,13 +347,14 @@ impl Appender {
         term: Term,
         items: Vec<Item>,
         sequencer: &mut Sequencer,
+        strangers: &mut Strangers,
     ) -> Result<Option<Round>, AppendError> {
         // Raft takes a refused append for a broken disk, so ask before it is staged.
         let bytes = items
             .iter()
             .map(|item| item.batch.len() + COMMAND_BYTES_PER_BATCH)
             .sum();
-        if let Err(refusal) = self.group.journal().admit(bytes, 1) {
+        if let Err(refusal) = room::admit_records(&self.group, &self.pacing.view(), bytes) {
             let error = match refusal {
                 JournalError::Busy {
                     queued_bytes,
@@ -329,6 +376,15 @@ impl Appender {
         {
             let state = self.machine.state();
             for mut item in items {
+                let is_early = sequencer.is_early(&state, item.partition, &item.header);
+                if let Some(producer) = item.header.producer_id.filter(|_| is_early)
+                    && !strangers.may_begin(Instant::now(), item.partition, producer)
+                {
+                    let _ = item
+                        .answer
+                        .send(Err(AppendError::Rejected(ProduceRejection::Unsettled)));
+                    continue;
+                }
                 let place = match sequencer.stage(&state, item.partition, &mut item.batch, &item.header) {
                     Ok(Staged::Append { base_offset }) => {
                         round.bytes += item.batch.len();
@@ -342,6 +398,10 @@ impl Appender {
                         partition: item.partition,
                         header: item.header,
                     },
+                    Err(
+                        rejection @ (ProduceRejection::OutOfOrderSequence(_)
+                        | ProduceRejection::InvalidProducerEpoch(_)),
+                    ) => Place::Nowhere(rejection),
                     Err(rejection) => {
                         let _ = item.answer.send(Err(AppendError::Rejected(rejection)));
                         continue;
@@ -353,7 +413,8 @@ impl Appender {
                 });
             }
         }
-        if round.groups.is_empty() {
+        // An empty command is a barrier.
+        if round.groups.is_empty() && !round.must_confirm() {
             return Ok((!round.answers.is_empty()).then_some(round));
         }
         let command = Command::Append {
@@ -363,6 +424,9 @@ impl Appender {
         match self.group.propose(term, command.encode()).await {
             Ok(pending) => {
                 round.pending = Some(pending);
+                if mutant!(AcknowledgeBeforeCommit) {
+                    acknowledge_unseen(&mut round, sequencer.epoch());
+                }
                 Ok(Some(round))
             }
             Err(error) => {
@@ -374,15 +438,20 @@ impl Appender {
     }
 }
 
-/// After the group's end: who appends learns it at once, instead of waiting for his timeout. Ends with the
-/// shard.
-async fn refuse(queue: Arc<AppendQueue>) {
-    let reason = "the shard has stopped on this node; its log tells why".to_owned();
-    let error = AppendError::Storage { reason };
-    while Arc::strong_count(&queue) > 1 {
-        queue.refuse_all(&error);
-        // The count is looked at again now and then.
-        let _ = tokio::time::timeout(STOPPED_INTERVAL, queue.arrived.notified()).await;
+/// The defect of acknowledging what is only proposed.
+fn acknowledge_unseen(round: &mut Round, leader_epoch: LeaderEpoch) {
+    for Answer { to, place } in round
+        .answers
+        .extract_if(.., |answer| matches!(answer.place, Place::Command { .. }))
+    {
+        if let Place::Command { base_offset, .. } = place {
+            let _ = to.send(Ok(Appended {
+                base_offset,
+                log_start_offset: Offset(0),
+                leader_epoch,
+                duplicate: false,
+            }));
+        }
     }
 }
 
@@ -395,70 +464,5 @@ fn push_batch(groups: &mut Vec<AppendGroup>, partition: Partition, batch: Bytes)
             partition,
             batches: vec![batch],
         }),
-    }
-}
-
-type GroupResults = Vec<Result<meridian_state::Appended, Rejected>>;
-
-/// Waits for the oldest round.
-async fn front(rounds: &mut VecDeque<Round>) -> Result<GroupResults, AppendError> {
-    let Some(pending) = rounds.front_mut().and_then(|round| round.pending.as_mut()) else {
-        return Ok(Vec::new());
-    };
-    let (_, reply) = pending.await?;
-    match reply.into::<Outcome>() {
-        Some(Outcome::Append(results)) => Ok(results),
-        other => Err(AppendError::Unknown {
-            reason: format!("an append was answered by {other:?}"),
-        }),
-    }
-}
-
-fn answer(round: Round, results: &GroupResults, epoch: LeaderEpoch, machine: &ShardMachine) {
-    let appended = |base_offset, log_start_offset, duplicate| Appended {
-        base_offset,
-        log_start_offset,
-        leader_epoch: epoch,
-        duplicate,
-    };
-    for Answer { to, place } in round.answers {
-        let result = match place {
-            Place::Command { group, base_offset } => match &results[group] {
-                Ok(group) => Ok(appended(base_offset, group.log_start, false)),
-                Err(rejected) => Err(AppendError::Unknown {
-                    reason: rejected.to_string(),
-                }),
-            },
-            Place::Before { partition, header } => {
-                let state = machine.state();
-                let held = state.partition(partition);
-                match held.and_then(|held| held.duplicate(&header).map(|first| (held, first))) {
-                    Some((held, first)) => Ok(appended(first.base_offset, held.log_start_offset(), true)),
-                    None => Err(AppendError::Unknown {
-                        reason: "its first copy was not appended".to_owned(),
-                    }),
-                }
-            }
-        };
-        // A client that left does not wait for its answer.
-        let _ = to.send(result);
-    }
-}
-
-fn fail_all(rounds: impl IntoIterator<Item = Round>, error: &AppendError) {
-    for answer in rounds.into_iter().flat_map(|round| round.answers) {
-        let _ = answer.to.send(Err(error.clone()));
-    }
-}
-
-/// Answers what was in flight when the leadership ended.
-async fn finish(mut rounds: VecDeque<Round>, epoch: LeaderEpoch, machine: Arc<ShardMachine>) {
-    while !rounds.is_empty() {
-        let outcome = front(&mut rounds).await;
-        let Some(round) = rounds.pop_front() else { return };
-        match outcome {
-            Ok(results) => answer(round, &results, epoch, &machine),
-            Err(error) => fail_all(std::iter::once(round), &error),
-        }
     }
 }

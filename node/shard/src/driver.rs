@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use meridian_controller::TopicSettings;
-use meridian_raft::Group;
+use meridian_peer::Lane;
+use meridian_raft::{Group, Leadership};
 use meridian_state::Command;
 use meridian_types::{Partition, RaftIndex, ShardId, TimestampMs, TopicId};
-use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::region::Inner;
-use crate::shard::Shard;
+use crate::message::kind;
+use crate::region::{Inner, LeadershipView};
+use crate::shard::{Replica, Shard};
+use crate::tier::compaction::Uncompacted;
 
 /// Log starts moved by one command.
 const STARTS_MAX: usize = 1000;
@@ -20,6 +24,8 @@ const PRODUCER_SWEEP_MS: i64 = 10 * 60 * 1000;
 /// What one shard remembers from round to round.
 #[derive(Default)]
 struct Progress {
+    /// When the replica that this is about was started; another one begins anew.
+    since: Option<Instant>,
     /// Entries up to here are covered by the newest checkpoint, and by the one before.
     checkpoints: (RaftIndex, RaftIndex),
     released: RaftIndex,
@@ -39,21 +45,35 @@ struct Now {
 
 /// Runs until the region stops.
 pub(crate) async fn maintain(inner: Arc<Inner>) {
-    let mut data: Vec<Progress> = inner.shards.iter().map(|_| Progress::default()).collect();
+    let mut data: Vec<Progress> = inner.shards().iter().map(|_| Progress::default()).collect();
     let mut control = Progress::default();
+    let mut uncompacted = Uncompacted::default();
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
             () = inner.maintain.notified() => {}
             () = tokio::time::sleep(inner.settings.maintenance_interval) => {}
         }
+        if inner.tier().is_none() && inner.led_group(ShardId::CONTROLLER).is_some() {
+            uncompacted.look(&inner.control.controller());
+        }
         let pinning = pinning(&inner);
-        for (shard, progress) in inner.shards.iter().zip(&mut data) {
+        for (shard, progress) in inner.shards().iter().zip(&mut data) {
             if inner.stop.is_cancelled() {
                 return;
             }
-            let Ok(group) = shard.group() else { continue };
             shard.sweep_waiters();
+            let (group, since) = match &*shard.replica() {
+                Replica::Running(running) => (running.group.clone(), running.since),
+                _ => continue,
+            };
+            if progress.since != Some(since) {
+                *progress = Progress {
+                    since: Some(since),
+                    ..Progress::default()
+                };
+            }
+            // Only the leader decides; every replica makes its own checkpoints.
             if shard.leading().is_some() {
                 tend(&inner, shard, progress).await;
             }
@@ -63,7 +83,7 @@ pub(crate) async fn maintain(inner: Arc<Inner>) {
                 pins: pinning.contains(&shard.id()),
                 applied_bytes: shard.applied_bytes(),
             };
-            checkpoint(&inner, group, progress, now).await;
+            checkpoint(&inner, &group, progress, now).await;
         }
         // The controller's state needs no entry once a checkpoint holds it.
         let pins = pinning.contains(&ShardId::CONTROLLER);
@@ -95,7 +115,7 @@ async fn tend(inner: &Inner, shard: &Shard, progress: &mut Progress) {
         commands.push(Command::ExpireProducers { now });
     }
     for command in commands {
-        if let Err(error) = shard.propose(&command).await {
+        if let Err(error) = inner.propose(shard.id(), &command, None).await {
             tracing::debug!(shard = %shard.id(), %error, command = command.name(), "left for the next round");
             return;
         }
@@ -126,7 +146,9 @@ fn decide(
         if !settings.deletes() {
             continue;
         }
-        if let Some(start) = held.retention_start(settings.retention_ms(), settings.retention_bytes(), now) {
+        let tiered = state.extents(partition);
+        let (ms, bytes) = (settings.retention_ms(), settings.retention_bytes());
+        if let Some(start) = held.retention_start(ms, bytes, now, tiered) {
             starts.push((partition, start));
         }
     }
@@ -145,8 +167,8 @@ fn decide(
 /// Makes a checkpoint when enough was applied since the last, or when the shard keeps a file that the
 /// journal wants to give up; and releases what is covered.
 ///
-/// Bytes go only when the checkpoint *before* the newest covers them: should the newest turn out
-/// unreadable, the one before and the log still make the state.
+/// Bytes go only when a checkpoint *before* the newest covers them: should the newest turn out unreadable, one
+/// before it and the log still make the state, here and on a replica that begins empty.
 async fn checkpoint(inner: &Inner, group: &Group, progress: &mut Progress, now: Now) {
     let Now {
         needed,
@@ -165,9 +187,7 @@ async fn checkpoint(inner: &Inner, group: &Group, progress: &mut Progress, now: 
     if applied == newest {
         if before < newest {
             // An idle shard: move its index, so that the next round's checkpoint covers this one.
-            if let Err(error) = group.barrier().await {
-                tracing::debug!(shard = %group.shard(), %error, "no barrier in this round");
-            }
+            nudge(inner, group).await;
         }
         return;
     }
@@ -189,62 +209,97 @@ async fn checkpoint(inner: &Inner, group: &Group, progress: &mut Progress, now: 
             return;
         }
     }
-    let covered = progress.checkpoints.1;
-    let through = needed.map_or(covered, |needed| {
-        covered.min(RaftIndex(needed.0.saturating_sub(1)))
-    });
-    if through > progress.released {
-        if let Err(error) = group.purge(through).await {
-            tracing::warn!(shard = %group.shard(), %error, "the log is not purged in this round");
-            return;
+    match group.release(needed).await {
+        Ok(through) if through > progress.released => {
+            inner.journal.release(group.shard(), through);
+            progress.released = through;
         }
-        inner.journal.release(group.shard(), through);
-        progress.released = through;
+        Ok(_) => {}
+        Err(error) => tracing::warn!(shard = %group.shard(), %error, "the log is not purged in this round"),
     }
 }
 
-/// The shards that keep the oldest file, while the journal is over its budget.
+/// Gives an idle shard's log one more entry: as its leader, or by asking it to. The leader's own disk may have no need.
+async fn nudge(inner: &Inner, group: &Group) {
+    if inner.led_group(group.shard()).is_some() {
+        if let Err(error) = group.barrier().await {
+            tracing::debug!(shard = %group.shard(), %error, "no barrier in this round");
+        }
+    } else if let Leadership::Following { leader, .. } = *group.leadership().borrow() {
+        inner.peers.notify(
+            leader,
+            Lane::Bulk,
+            kind::NUDGE,
+            group.shard(),
+            Vec::<Bytes>::new(),
+        );
+    }
+}
+
+/// Answers [`kind::NUDGE`]; a node that does not lead the shard lets it be.
+pub(crate) fn nudged(inner: &Arc<Inner>, shard: ShardId) {
+    let inner = Arc::clone(inner);
+    tokio::spawn(async move {
+        if let Some(group) = inner.led_group(shard)
+            && let Err(error) = group.barrier().await
+        {
+            tracing::debug!(%shard, %error, "no barrier for a replica that asked");
+        }
+    });
+}
+
+/// The shards that keep the oldest file, while the journal is over its budget or the disk has no room for two files
+/// more: once it is full, no checkpoint comes that would cover what is kept only for the newest records.
 fn pinning(inner: &Inner) -> Vec<ShardId> {
     let usage = inner.journal.usage();
-    if usage.disk_bytes > inner.settings.journal_bytes_max {
+    let file_bytes = usage.disk_bytes / usage.files.max(1) as u64;
+    let is_tight = usage.free_bytes.is_some_and(|free| free < 2 * file_bytes);
+    if usage.disk_bytes > inner.settings.journal_bytes_max || is_tight || usage.full.is_some() {
         usage.oldest_file_pinned_by
     } else {
         Vec::new()
     }
 }
 
-/// Keeps the view of what this node leads up to date, and wakes waiting fetches when it changes.
-pub(crate) async fn watch_leadership(
-    inner: Arc<Inner>,
-    sender: watch::Sender<crate::region::LeadershipView>,
-) {
-    let mut receivers: Vec<_> = inner
-        .shards
-        .iter()
-        .map(|shard| shard.group().ok().map(Group::leadership))
-        .collect();
+/// Tells the shards what the pacemaker lets them lead, keeps the view of it up to date, and wakes waiting fetches
+/// when it changes. Runs until the region stops.
+pub(crate) async fn follow_view(inner: Arc<Inner>) {
+    let mut changes = inner.pacing.changes();
     loop {
-        let view: crate::region::LeadershipView = inner.shards.iter().map(Shard::leading).collect();
-        let before = sender.send_replace(Arc::clone(&view));
-        for ((shard, now), before) in inner.shards.iter().zip(view.iter()).zip(before.iter()) {
-            if now != before {
-                shard.wake_all();
-            }
-        }
-        let changes = receivers
-            .iter_mut()
-            .flatten()
-            .map(|receiver| Box::pin(receiver.changed()));
-        let changes: Vec<_> = changes.collect();
-        if changes.is_empty() {
-            inner.stop.cancelled().await;
-            return;
-        }
+        changes.mark_unchanged();
+        publish(&inner);
         tokio::select! {
             () = inner.stop.cancelled() => return,
-            (changed, _, _) = futures::future::select_all(changes) => if changed.is_err() {
+            changed = changes.changed() => if changed.is_err() {
                 return;
-            }
+            },
+            () = inner.writing_changed.notified() => {}
+        }
+    }
+}
+
+/// One round of [`follow_view`].
+pub(crate) fn publish(inner: &Inner) {
+    let led = &inner.pacing.view().led;
+    for shard in inner.shards() {
+        if let Replica::Running(running) = &*shard.replica() {
+            let now = led.get(&shard.id()).copied();
+            running
+                .led
+                .send_if_modified(|before| std::mem::replace(before, now) != now);
+        }
+    }
+    let view: LeadershipView = inner.shards().iter().map(Shard::leading).collect();
+    let mut before = None;
+    inner.leadership.send_if_modified(|present| {
+        let is_new = **present != *view;
+        before = is_new.then(|| std::mem::replace(present, Arc::clone(&view)));
+        is_new
+    });
+    let Some(before) = before else { return };
+    for (place, shard) in inner.shards().iter().enumerate() {
+        if before.get(place).copied().flatten() != view[place] {
+            shard.wake_all();
         }
     }
 }

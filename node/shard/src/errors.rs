@@ -45,8 +45,10 @@ impl From<ProposeError> for AppendError {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::NotLeader { leader } => Self::NotLeader { leader },
+            // It leads no quorum, so another one may soon.
+            ProposeError::LeaseExpired => Self::NotLeader { leader: None },
             ProposeError::Unknown { reason } => Self::Unknown { reason },
-            ProposeError::Stopped { reason } => Self::Storage { reason },
+            ProposeError::Refused { reason } | ProposeError::Stopped { reason } => Self::Storage { reason },
         }
     }
 }
@@ -65,6 +67,24 @@ pub enum ReadError {
     OffsetOutOfRange {
         /// What the partition holds.
         positions: Positions,
+    },
+    /// This replica has not come so far yet. Ask the leader, or ask again in a moment.
+    #[error("this replica has the partition only up to {}", positions.high_watermark)]
+    Behind {
+        /// What the partition holds here.
+        positions: Positions,
+    },
+    /// This replica was made from a checkpoint and never had these records. Ask the leader.
+    #[error("this replica does not hold the partition from its beginning")]
+    NotHeld {
+        /// What the partition holds here.
+        positions: Positions,
+    },
+    /// The records lie in the bucket, which does not answer now. Ask again in a moment.
+    #[error("the records cannot be fetched from the bucket now: {reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
     },
     /// The bytes cannot be read on this node; another replica may have them.
     #[error("the partition cannot be read on this node: {reason}")]
@@ -94,13 +114,19 @@ pub enum ControlError {
         /// The leader, where it is known.
         leader: Option<NodeId>,
     },
+    /// Certainly not done, and asking again does not help. The text says why.
+    #[error("{reason}")]
+    Refused {
+        /// What stands against it.
+        reason: String,
+    },
     /// It may or may not be done. Look, then retry.
     #[error("the outcome is unknown: {reason}")]
     Unknown {
         /// What happened.
         reason: String,
     },
-    /// The shard has stopped on this node.
+    /// Certainly not done: the shard has stopped on this node, or its disk takes no more now.
     #[error("the shard takes no writes on this node: {reason}")]
     Storage {
         /// What happened.
@@ -112,8 +138,10 @@ impl From<ProposeError> for ControlError {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::NotLeader { leader } => Self::NotLeader { leader },
+            // It leads no quorum, so another one may soon.
+            ProposeError::LeaseExpired => Self::NotLeader { leader: None },
             ProposeError::Unknown { reason } => Self::Unknown { reason },
-            ProposeError::Stopped { reason } => Self::Storage { reason },
+            ProposeError::Refused { reason } | ProposeError::Stopped { reason } => Self::Storage { reason },
         }
     }
 }
@@ -123,7 +151,7 @@ impl From<ControlError> for AppendError {
         match error {
             ControlError::NotLeader { leader } => Self::NotLeader { leader },
             ControlError::Unknown { reason } => Self::Unknown { reason },
-            ControlError::Storage { reason } => Self::Storage { reason },
+            ControlError::Refused { reason } | ControlError::Storage { reason } => Self::Storage { reason },
         }
     }
 }

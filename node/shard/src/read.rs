@@ -4,10 +4,19 @@ use bytes::Bytes;
 use meridian_journal::{Journal, ReadError as JournalReadError};
 use meridian_raft::ENTRY_PREFIX_BYTES;
 use meridian_state::Chunk;
-use meridian_types::{LeaderEpoch, Offset, ShardId};
+use meridian_types::{LeaderEpoch, Offset, RaftIndex, ShardId};
 use meridian_wire::batch::BatchHeader;
 
 use crate::errors::ReadError;
+
+/// Who may answer a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// The shard's leader only.
+    Leader,
+    /// Any replica, from what it has applied (KIP-392).
+    Any,
+}
 
 /// What a partition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,36 +42,58 @@ pub struct Batches {
     pub positions: Positions,
 }
 
-/// Reads the stored bytes of `chunks`: from memory where the journal still has them, else on a
-/// blocking thread.
+/// Reads the stored bytes of `chunks`: from memory where the journal still has them, else on a blocking thread. Ends
+/// early at a later one that the journal does not give; `None` when it does not give the first: it has given it up, or it
+/// is damaged there and the bucket has it, as it has all entries up to `tiered`.
 pub(crate) async fn read_chunks(
     journal: &Journal,
     shard: ShardId,
     chunks: &[Chunk],
-) -> Result<Vec<Bytes>, ReadError> {
+    tiered: RaftIndex,
+) -> Result<Option<Vec<Bytes>>, ReadError> {
     let mut records = Vec::with_capacity(chunks.len());
     for (done, chunk) in chunks.iter().enumerate() {
         match journal.read_cached(shard, chunk.index, chunk.at + ENTRY_PREFIX_BYTES, chunk.bytes) {
             Some(parts) => records.extend(parts),
             None => {
-                let (journal, cold) = (journal.clone(), chunks[done..].to_vec());
-                let read = move || {
-                    cold.iter().try_fold(Vec::new(), |mut parts, chunk| {
-                        let at = chunk.at + ENTRY_PREFIX_BYTES;
-                        parts.extend(journal.read(shard, chunk.index, at, chunk.bytes)?);
-                        Ok::<_, JournalReadError>(parts)
-                    })
-                };
-                let parts = tokio::task::spawn_blocking(read)
-                    .await
-                    .map_err(|error| storage(&error))?
-                    .map_err(|error| storage(&error))?;
+                let (journal, rest) = (journal.clone(), chunks[done..].to_vec());
+                let (parts, is_gone) =
+                    meridian_raft::blocking(move || read_files(&journal, shard, &rest, tiered))
+                        .await
+                        .map_err(|error| storage(&error))?
+                        .map_err(|error| storage(&error))?;
                 records.extend(parts);
+                if is_gone && records.is_empty() {
+                    return Ok(None);
+                }
                 break;
             }
         }
     }
-    Ok(records)
+    Ok(Some(records))
+}
+
+/// What the journal gives of `chunks`, and whether it lacks one.
+fn read_files(
+    journal: &Journal,
+    shard: ShardId,
+    chunks: &[Chunk],
+    tiered: RaftIndex,
+) -> Result<(Vec<Bytes>, bool), JournalReadError> {
+    let mut parts = Vec::with_capacity(chunks.len());
+    for chunk in chunks {
+        match journal.read(shard, chunk.index, chunk.at + ENTRY_PREFIX_BYTES, chunk.bytes) {
+            Ok(read) => parts.extend(read),
+            Err(JournalReadError::Missing { .. }) => return Ok((parts, true)),
+            // The journal remembers the damage; whoever reads need not suffer from it.
+            Err(error) if chunk.index <= tiered && !matches!(error, JournalReadError::OutOfBounds { .. }) => {
+                tracing::warn!(%shard, index = %chunk.index, %error, "read from the bucket instead");
+                return Ok((parts, true));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((parts, false))
 }
 
 pub(crate) fn storage(error: &dyn std::fmt::Display) -> ReadError {

@@ -1,30 +1,49 @@
-//! All shards of this node and the controller: what the broker holds.
+//! The region as this node sees it: what the broker holds.
 
-use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use meridian_controller::{Command as ControlCommand, Controller, Outcome as ControlOutcome};
-use meridian_journal::Journal;
+use meridian_journal::{Disk, Journal};
+use meridian_peer::{HostPort, Peers};
 use meridian_raft::{Group, Leadership};
 use meridian_state::{Command, Outcome, PartitionState, Producer};
 use meridian_types::{
-    LeaderEpoch, NodeId, Offset, Partition, ShardId, TimestampMs, TopicId, Uuid, shard_of, shard_of_name,
+    LeaderEpoch, NodeId, Offset, Partition, RegionNumber, ShardId, Term, TimestampMs, TopicId, Uuid,
+    shard_of, shard_of_name,
 };
 use meridian_wire::batch::BatchHeader;
-use tokio::sync::{Notify, watch};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OnceCell, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::append::Append;
 use crate::control::ControlMachine;
 use crate::errors::{ControlError, DeleteRecordsError, ReadError};
+use crate::hosting::Damaged;
+use crate::join::SeedAnswer;
 use crate::machine::StateGuard;
+use crate::message::{JoinInfo, ReplicaState};
+use crate::mirror::{self, Mirror};
 use crate::offsets::{FoundOffset, OffsetSpec};
-use crate::read::{Batches, Positions};
-use crate::shard::Shard;
-use crate::start::{Clock, Random, RegionSettings};
+use crate::pacing::{Known, Pacing};
+use crate::read::{Batches, Positions, ReadFrom};
+use crate::room;
+use crate::settings::{Clock, Random, RegionSettings};
+use crate::shard::{Replica, Shard, epoch};
+use crate::tier::Tier;
+use crate::writing::Rule;
+
+/// How long a checkpoint may take when a node stops.
+const SHUTDOWN_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a stop waits for tasks that may hold the journal. They end within moments, unless a disk does not answer.
+const SHUTDOWN_TASKS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where an acknowledged batch went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +70,36 @@ pub struct Region {
 pub(crate) struct Inner {
     pub(crate) settings: RegionSettings,
     pub(crate) journal: Journal,
-    pub(crate) shards: Vec<Shard>,
+    pub(crate) checkpoints: Arc<dyn Disk>,
+    pub(crate) peers: Peers,
+    pub(crate) pacing: Pacing,
     pub(crate) control: Arc<ControlMachine>,
     pub(crate) control_group: Group,
-    pub(crate) leadership: watch::Receiver<LeadershipView>,
+    /// Where others reach this node; set once it listens.
+    pub(crate) address: OnceLock<HostPort>,
+    /// The other nodes that the controller's log here names, where no facts were known when this node started.
+    pub(crate) logged_nodes: BTreeMap<NodeId, Known>,
+    /// The id of this node's bucket, once it was asked for.
+    pub(crate) bucket_id: OnceCell<Uuid>,
+    /// What seeds have said of themselves, until the region is founded.
+    pub(crate) introduced: Mutex<BTreeMap<NodeId, SeedAnswer>>,
+    /// Set once the founding is known.
+    pub(crate) shards: OnceLock<Vec<Shard>>,
+    /// What the controller decided last about ownership; for shards without a replica here.
+    pub(crate) rule: watch::Sender<Rule>,
+    /// Woken when a shard begins or ends to take writes here.
+    pub(crate) writing_changed: Arc<Notify>,
+    /// The other regions; set once the founding is known.
+    pub(crate) mirror: OnceLock<Mirror>,
+    pub(crate) leadership: watch::Sender<LeadershipView>,
+    /// Replicas that their nodes have reported as damaged, of shards led here.
+    pub(crate) damaged: Mutex<Damaged>,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     /// Wakes the maintenance task before its time.
     pub(crate) maintain: Notify,
+    /// What a stop waits for: tasks that end when the region stops, and may hold the journal until then.
+    pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
 
@@ -68,19 +109,30 @@ impl Region {
         self.inner.control.controller()
     }
 
-    /// Proposes to the controller's group and waits until it is applied here.
+    /// Proposes to the controller's group, wherever it is led, and waits until it is applied here: whoever
+    /// looks at [`Self::controller`] afterwards sees what it did.
     pub async fn control(&self, command: ControlCommand) -> Result<ControlOutcome, ControlError> {
-        let outcome = self.inner.control(&command).await?;
-        // A deleted topic's data goes at once, not with the next round.
-        if matches!(command, ControlCommand::DeleteTopics { .. }) {
-            self.inner.maintain.notify_one();
-        }
-        Ok(outcome)
+        self.inner.control(&command).await
     }
 
     /// This node.
     pub fn node_id(&self) -> NodeId {
-        self.inner.settings.node
+        self.inner.node()
+    }
+
+    /// Where the other nodes reach this one.
+    pub fn peer_address(&self) -> HostPort {
+        self.inner.address()
+    }
+
+    /// Calls between nodes, for their figures.
+    pub fn peers(&self) -> &Peers {
+        &self.inner.peers
+    }
+
+    /// Whether this node was told of the region's bucket.
+    pub fn has_bucket(&self) -> bool {
+        self.inner.settings.bucket.is_some()
     }
 
     /// Kafka's cluster id.
@@ -93,21 +145,34 @@ impl Region {
 
     /// Data shards of the region.
     pub fn shards(&self) -> u32 {
-        u32::try_from(self.inner.shards.len()).expect("a region has few shards")
+        u32::try_from(self.inner.shards().len()).expect("a region has few shards")
     }
 
-    /// The node that leads a shard, as far as this node knows.
+    /// The node that leads a shard, whether this node holds a replica or not; `None` while nobody alive does.
     pub fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
-        self.inner.shard(shard).leader(self.inner.settings.node)
+        Some(self.inner.pacing.view().leaders.get(&shard)?.node)
+    }
+
+    /// The epoch of a shard's present leader, as [`Self::leader_of`] names it.
+    pub fn leader_epoch_of(&self, shard: ShardId) -> Option<LeaderEpoch> {
+        let term = self.inner.pacing.view().leaders.get(&shard)?.term;
+        Some(self.inner.epoch_of(shard, term))
+    }
+
+    /// A shard's present leader with its epoch, both of one moment: what clients are told.
+    pub fn leader_and_epoch_of(&self, shard: ShardId) -> Option<(NodeId, LeaderEpoch)> {
+        let leader = *self.inner.pacing.view().leaders.get(&shard)?;
+        Some((leader.node, self.inner.epoch_of(shard, leader.term)))
     }
 
     /// The node that leads the controller's group, as far as this node knows.
     pub fn controller_node(&self) -> Option<NodeId> {
-        match *self.inner.control_group.leadership().borrow() {
-            Leadership::Unknown => None,
-            Leadership::Following { leader } => Some(leader),
-            Leadership::Leading { .. } => Some(self.inner.settings.node),
-        }
+        self.leader_of(ShardId::CONTROLLER)
+    }
+
+    /// The nodes that this node hears, itself among them.
+    pub fn alive_nodes(&self) -> BTreeSet<NodeId> {
+        self.inner.pacing.view().alive.clone()
     }
 
     /// The shard that holds a partition.
@@ -127,7 +192,7 @@ impl Region {
 
     /// Changes of what this node leads.
     pub fn leadership(&self) -> watch::Receiver<LeadershipView> {
-        self.inner.leadership.clone()
+        self.inner.leadership.subscribe()
     }
 
     /// A fresh topic id.
@@ -145,31 +210,33 @@ impl Region {
         self.of(partition).append(partition, batch, header)
     }
 
-    /// What a partition holds. One without records reads as empty.
-    pub fn positions(&self, partition: Partition) -> Result<Positions, ReadError> {
-        self.of(partition).positions(partition)
+    /// What a partition holds. One without records reads as empty. From a replica: what it has so far.
+    pub fn positions(&self, partition: Partition, from: ReadFrom) -> Result<Positions, ReadError> {
+        self.of(partition).positions(partition, from)
     }
 
     /// Whole committed batches from the one that contains `from`, undecoded.
     ///
     /// `bytes_max` is soft: the first batch is returned whole (KIP-74). Empty at the high watermark.
-    /// Errors: `OffsetOutOfRange` outside `log_start_offset..=high_watermark`.
+    /// Errors: `OffsetOutOfRange` outside `log_start_offset..=high_watermark`; from a replica that is not the
+    /// leader `Behind` above it, and `NotHeld` where its copy begins later than the partition.
     pub async fn read(
         &self,
         partition: Partition,
         from: Offset,
         bytes_max: usize,
+        reader: ReadFrom,
     ) -> Result<Batches, ReadError> {
-        self.of(partition).read(partition, from, bytes_max).await
+        self.of(partition).read(partition, from, bytes_max, reader).await
     }
 
     /// Wakes `waiter` once when the partition moves past `seen`, its log start moves, or the leader
     /// changes; at once if it already has. Forgotten when the `Notify` is dropped.
-    pub fn watch(&self, partition: Partition, seen: Offset, waiter: &Arc<Notify>) {
-        self.of(partition).watch(partition, seen, waiter);
+    pub fn watch(&self, partition: Partition, seen: Offset, reader: ReadFrom, waiter: &Arc<Notify>) {
+        self.of(partition).watch(partition, seen, reader, waiter);
     }
 
-    /// Finds an offset by name or time; `None` when no record fits.
+    /// Finds an offset by name or time; `None` when no record fits. Asks the leader.
     pub async fn offset_for(
         &self,
         partition: Partition,
@@ -184,10 +251,11 @@ impl Region {
         &self,
         partition: Partition,
         epoch: LeaderEpoch,
+        from: ReadFrom,
     ) -> Result<Option<(LeaderEpoch, Offset)>, ReadError> {
         let shard = self.of(partition);
-        let current = shard.positions(partition)?.leader_epoch;
-        let state = shard.state()?;
+        let current = shard.positions(partition, from)?.leader_epoch;
+        let state = shard.state(from)?;
         Ok(match state.partition(partition) {
             Some(partition) => partition.end_offset_for_leader(epoch, current),
             None => (epoch <= current).then_some((epoch, Offset(0))),
@@ -195,11 +263,16 @@ impl Region {
     }
 
     /// The epoch that an offset was appended under.
-    pub fn epoch_at(&self, partition: Partition, offset: Offset) -> Result<Option<LeaderEpoch>, ReadError> {
-        self.of(partition).epoch_at(partition, offset)
+    pub fn epoch_at(
+        &self,
+        partition: Partition,
+        offset: Offset,
+        from: ReadFrom,
+    ) -> Result<Option<LeaderEpoch>, ReadError> {
+        self.of(partition).epoch_at(partition, offset, from)
     }
 
-    /// Bytes of batches that the partition holds.
+    /// Bytes of batches that the partition holds here.
     pub fn size_bytes(&self, partition: Partition) -> u64 {
         self.of(partition)
             .applied_state()
@@ -209,7 +282,7 @@ impl Region {
 
     /// The idempotent producers that a partition remembers.
     pub fn producers(&self, partition: Partition) -> Result<Vec<Producer>, ReadError> {
-        let state = self.of(partition).state()?;
+        let state = self.of(partition).state(ReadFrom::Leader)?;
         Ok(state
             .partition(partition)
             .map(|held| held.producers().to_vec())
@@ -225,56 +298,76 @@ impl Region {
         self.of(partition).delete_records(partition, before).await
     }
 
-    /// Proposes a command to a data shard and waits until it is applied here.
+    /// Proposes a command to a data shard that this node leads, and waits until it is applied here.
     pub async fn propose(&self, shard: ShardId, command: Command) -> Result<Outcome, ControlError> {
-        self.inner.shard(shard).propose(&command).await
+        self.inner.propose(shard, &command, None).await
+    }
+
+    /// The same, only under the leadership of `epoch`: what was decided under it never commits under a later
+    /// one. `NotLeader` is certain.
+    pub async fn propose_at(
+        &self,
+        shard: ShardId,
+        epoch: LeaderEpoch,
+        command: Command,
+    ) -> Result<Outcome, ControlError> {
+        self.inner.propose(shard, &command, Some(epoch)).await
     }
 
     /// Read access to the applied state of a shard that this node leads. Hold it briefly and never
     /// across an await.
     pub fn state(&self, shard: ShardId) -> Result<StateGuard<'_>, ReadError> {
-        self.inner.shard(shard).state()
+        self.inner.shard(shard).state(ReadFrom::Leader)
     }
 
-    /// Figures for metrics and status.
-    pub fn usage(&self) -> Usage {
-        let shards = self.inner.shards.iter().map(|shard| {
-            let state = shard.applied_state();
-            ShardUsage {
-                shard: shard.id(),
-                led_here: shard.leading().is_some(),
-                stopped: shard.group().err(),
-                partitions: state.partitions().count(),
-                queued_bytes: shard.queued_bytes(),
-                applied_index: shard.group().map_or(0, |group| group.applied().borrow().index.0),
-            }
-        });
-        Usage {
-            journal: self.inner.journal.usage(),
-            shards: shards.collect(),
-        }
+    /// Read access to the applied state of a shard's replica on this node, led here or not; empty where there is
+    /// none.
+    pub fn applied_state(&self, shard: ShardId) -> StateGuard<'_> {
+        self.inner.shard(shard).applied_state()
     }
 
-    /// Stops accepting, makes checkpoints so that the next start is quick, and stops the groups.
+    /// Gives every leadership of this node away that another live voter can take, and takes none any more: for
+    /// planned stops. Returns how many shards it still leads.
+    pub async fn hand_over(&self, timeout: Duration) -> usize {
+        self.inner.pacing.hand_over(timeout).await
+    }
+
+    /// Leaves the other nodes, makes checkpoints so that the next start is quick, and stops the groups.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
-        for shard in &self.inner.shards {
-            if let Ok(group) = shard.group() {
-                if let Err(error) = tokio::time::timeout(Duration::from_secs(10), group.checkpoint())
-                    .await
-                    .unwrap_or_else(|_| {
-                        Err(meridian_raft::ProposeError::Unknown {
-                            reason: "it took too long".to_owned(),
+        // Nobody is to ask groups that are about to end.
+        mirror::stop(&self.inner);
+        self.inner.peers.shutdown();
+        for shard in self.inner.shards() {
+            if let Replica::Running(running) = &*shard.replica() {
+                running.stop.cancel();
+                if let Err(error) =
+                    tokio::time::timeout(SHUTDOWN_CHECKPOINT_TIMEOUT, running.group.checkpoint())
+                        .await
+                        .unwrap_or_else(|_| {
+                            Err(meridian_raft::ProposeError::Unknown {
+                                reason: "it took too long".to_owned(),
+                            })
                         })
-                    })
                 {
                     tracing::warn!(shard = %shard.id(), %error, "no checkpoint at shutdown; the next start replays more");
                 }
-                group.shutdown().await;
+                running.group.shutdown().await;
             }
         }
-        let _ = self.inner.control_group.checkpoint().await;
+        let _ =
+            tokio::time::timeout(SHUTDOWN_CHECKPOINT_TIMEOUT, self.inner.control_group.checkpoint()).await;
         self.inner.control_group.shutdown().await;
+        self.inner.peers.stopped().await;
+        self.inner.tasks.close();
+        let tasks = self.inner.tasks.wait();
+        if tokio::time::timeout(SHUTDOWN_TASKS_TIMEOUT, tasks).await.is_err() {
+            let left = self.inner.tasks.len();
+            tracing::warn!(
+                left,
+                "tasks still hold the journal; a start in this process may have to wait for them"
+            );
+        }
         self.inner.journal.shutdown();
     }
 
@@ -284,34 +377,170 @@ impl Region {
 }
 
 impl Inner {
+    pub(crate) fn node(&self) -> NodeId {
+        self.settings.peer.node
+    }
+
+    /// Where others reach this node.
+    pub(crate) fn address(&self) -> HostPort {
+        self.address
+            .get()
+            .cloned()
+            .unwrap_or_else(|| HostPort::new(String::new(), 0))
+    }
+
+    /// The region's bucket, if this node was told of one and the founding is known.
+    pub(crate) fn tier(&self) -> Option<Arc<Tier>> {
+        self.shards().first()?.shared_tier()
+    }
+
+    /// All data shards; none before the founding is known.
+    pub(crate) fn shards(&self) -> &[Shard] {
+        self.shards.get().map_or(&[], Vec::as_slice)
+    }
+
     pub(crate) fn shard(&self, shard: ShardId) -> &Shard {
-        // Every id comes from `shard_of`, or from a caller that took it from this region.
-        &self.shards[shard.0 as usize % self.shards.len()]
+        // Every id comes from `shard_of`, or from a caller that took it from this region. A `Region` is only
+        // handed out once there are shards.
+        let shards = self.shards();
+        &shards[shard.0 as usize % shards.len()]
     }
 
-    pub(crate) async fn control(&self, command: &ControlCommand) -> Result<ControlOutcome, ControlError> {
-        control(&self.control_group, command).await
+    pub(crate) async fn propose(
+        &self,
+        shard: ShardId,
+        command: &Command,
+        epoch: Option<LeaderEpoch>,
+    ) -> Result<Outcome, ControlError> {
+        self.pacing.note_activity(shard);
+        if command.is_of_clients()
+            && let Some(group) = self.shard(shard).group()
+        {
+            // However long it is, it is short beside what is left.
+            room::admit_records(&group, &self.pacing.view(), 0).map_err(|refusal| ControlError::Storage {
+                reason: refusal.to_string(),
+            })?;
+        }
+        self.shard(shard).propose(command, epoch).await
+    }
+
+    /// What this node says of itself to seeds and to those that ask it as a seed.
+    pub(crate) fn join_info(&self) -> JoinInfo {
+        JoinInfo {
+            region: self.settings.peer.region.clone(),
+            address: self.address(),
+            is_founded: self.is_initialized(),
+            seeds: self.settings.seeds.clone(),
+            rack: self.settings.rack.clone(),
+            version_max: self.settings.feature_level_max,
+        }
+    }
+
+    /// The epoch of a term of a shard, whether it has a replica here or not.
+    pub(crate) fn epoch_of(&self, shard: ShardId, term: Term) -> LeaderEpoch {
+        match self.shards().get(shard.0 as usize) {
+            Some(shard) if shard.group().is_some() => shard.epoch(term),
+            _ => epoch(self.rule.borrow().region_epoch, term),
+        }
+    }
+
+    /// Number of this region.
+    pub(crate) fn number(&self) -> RegionNumber {
+        if let Some(mirror) = self.mirror.get() {
+            return mirror.own;
+        }
+        let controller = self.control.controller();
+        match (controller.is_geo(), &self.settings.geo) {
+            (false, Some(geo)) => geo.number,
+            _ => controller.region_number(),
+        }
+    }
+
+    /// The other regions, once the founding is known.
+    pub(crate) fn mirror(&self) -> Option<&Mirror> {
+        self.mirror.get()
+    }
+
+    /// Tells every shard what the controller has decided about ownership.
+    pub(crate) fn apply_rule(&self) {
+        let own = self.number();
+        let rule = {
+            let controller = self.control.controller();
+            let founded = controller.founding().map(|founding| founding.region_epoch);
+            Rule::of(controller.standing(), own, founded.unwrap_or_default())
+        };
+        if self.rule.send_replace(rule) != rule {
+            self.shards()
+                .iter()
+                .for_each(|shard| shard.writing().set_rule(rule));
+        }
+    }
+
+    /// Whether this node is, or was, a member of the controller's group.
+    pub(crate) fn is_initialized(&self) -> bool {
+        self.replica_state(ShardId::CONTROLLER) != ReplicaState::Absent
+    }
+
+    /// The other nodes, by the facts; while there are none, by what the log here will make them, if it is committed.
+    pub(crate) fn nodes(&self) -> BTreeMap<NodeId, Known> {
+        let controller = self.control.controller();
+        match controller.founding() {
+            Some(_) => others(&controller, self.node()),
+            None => self.logged_nodes.clone(),
+        }
+    }
+
+    /// Where a node is reached, by the facts or because it is this one.
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<HostPort> {
+        if node == self.node() {
+            return Some(self.address());
+        }
+        let known = self.nodes().remove(&node).map(|known| known.address);
+        known.or_else(|| Some(self.introduced.lock().get(&node)?.info.address.clone()))
+    }
+
+    /// The group, if this node leads it and may speak for it.
+    pub(crate) fn led_group(&self, shard: ShardId) -> Option<Group> {
+        let group = self.pacing.group(shard)?;
+        let leadership = *group.leadership().borrow();
+        let Leadership::Leading { term } = leadership else {
+            return None;
+        };
+        (self.pacing.view().led.get(&shard) == Some(&term)).then_some(group)
+    }
+
+    /// What this node has of a shard.
+    pub(crate) fn replica_state(&self, shard: ShardId) -> ReplicaState {
+        if let Some(shard) = self.shards().get(shard.0 as usize)
+            && matches!(&*shard.replica(), Replica::Damaged(_))
+        {
+            return ReplicaState::Damaged;
+        }
+        let log = self.journal.log(shard);
+        match log.last.or(log.purged) {
+            None => ReplicaState::Absent,
+            Some(_) => ReplicaState::Present,
+        }
+    }
+
+    /// A replica's node says that it lost something.
+    pub(crate) fn note_damaged(&self, shard: ShardId, node: NodeId) {
+        self.damaged.lock().note(Instant::now(), shard, node);
     }
 }
 
-/// Proposes a command to the controller's group.
-pub(crate) async fn control(group: &Group, command: &ControlCommand) -> Result<ControlOutcome, ControlError> {
-    propose(group, command.encode()).await
-}
-
-/// Proposes an encoded command under the present leadership, and waits for its outcome. `T` is what the
-/// group's machine answers.
-pub(crate) async fn propose<T: Any>(group: &Group, command: Vec<Bytes>) -> Result<T, ControlError> {
-    let leadership = *group.leadership().borrow();
-    let term = match leadership {
-        Leadership::Leading { term } => term,
-        Leadership::Following { leader } => return Err(ControlError::NotLeader { leader: Some(leader) }),
-        Leadership::Unknown => return Err(ControlError::NotLeader { leader: None }),
-    };
-    let (_, reply) = group.propose(term, command).await?.await?;
-    reply.into::<T>().ok_or_else(|| ControlError::Unknown {
-        reason: "answered by another type".to_owned(),
-    })
+/// All nodes but `me`, with their addresses.
+pub(crate) fn others(controller: &Controller, me: NodeId) -> BTreeMap<NodeId, Known> {
+    let others = controller.nodes().filter_map(|node| {
+        let registration = &node.registration;
+        let address = registration.peer.as_ref()?;
+        let known = Known {
+            incarnation: Some(registration.incarnation),
+            address: HostPort::new(address.host.clone(), address.port),
+        };
+        (registration.node != me).then_some((registration.node, known))
+    });
+    others.collect()
 }
 
 /// A version 4 UUID from 128 random bits.
@@ -319,32 +548,6 @@ pub(crate) fn uuid_v4(random: u128) -> Uuid {
     let version = 0x4 << 76;
     let variant = 0x2 << 62;
     Uuid::from_u128(random & !(0xf << 76) & !(0x3 << 62) | version | variant)
-}
-
-/// Figures of this node.
-#[derive(Clone, Debug)]
-pub struct Usage {
-    /// The journal's.
-    pub journal: meridian_journal::Usage,
-    /// Each shard's.
-    pub shards: Vec<ShardUsage>,
-}
-
-/// Figures of one shard on this node.
-#[derive(Clone, Debug)]
-pub struct ShardUsage {
-    /// The shard.
-    pub shard: ShardId,
-    /// Whether this node leads it.
-    pub led_here: bool,
-    /// Why it does not run here, if it does not.
-    pub stopped: Option<Arc<str>>,
-    /// Partitions with records.
-    pub partitions: usize,
-    /// Bytes of batches that wait for the sequencer.
-    pub queued_bytes: usize,
-    /// Index of the last applied entry.
-    pub applied_index: u64,
 }
 
 #[cfg(test)]

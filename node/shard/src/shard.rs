@@ -1,109 +1,88 @@
-//! One data shard on this node.
+//! One data shard as this node sees it: whether it has a replica here or not.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use meridian_journal::{Disk, Journal};
-use meridian_raft::{CheckpointStore, Group, GroupSettings, Leadership, StartError};
-use meridian_state::{Command, Outcome};
-use meridian_types::{LeaderEpoch, NodeId, Offset, Partition, RegionEpoch, ShardId};
+use meridian_journal::Journal;
+use meridian_raft::{Group, Leadership};
+use meridian_state::{Chunk, Command, Outcome};
+use meridian_types::{LeaderEpoch, Offset, Partition, RaftIndex, RegionEpoch, ShardId, Term};
 use meridian_wire::batch::BatchHeader;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::append::{Append, AppendQueue, Appender};
+use crate::append::{Append, AppendQueue};
 use crate::errors::{AppendError, ControlError, DeleteRecordsError, ReadError};
 use crate::machine::{ShardMachine, StateGuard};
-use crate::read::{Batches, Positions, read_chunks, trim};
-use crate::region;
-use crate::start::{Clock, RegionSettings};
+use crate::propose;
+use crate::read::{Batches, Positions, ReadFrom, read_chunks, storage, trim};
+use crate::tier::Tier;
+use crate::writing::Writing;
 
-/// A shard that started, or the reason why it did not: one damaged shard does not stop the node.
+/// A shard of the region.
 pub(crate) struct Shard {
     id: ShardId,
     journal: Journal,
     machine: Arc<ShardMachine>,
     queue: Arc<AppendQueue>,
-    region_epoch: watch::Receiver<RegionEpoch>,
-    running: Result<Group, Arc<str>>,
+    /// The region's bucket, if this node was told of one.
+    tier: Option<Arc<Tier>>,
+    replica: ArcSwap<Replica>,
 }
 
-/// What every shard of a node shares.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) journal: Journal,
-    pub(crate) checkpoints: Arc<dyn Disk>,
-    pub(crate) clock: Clock,
-    pub(crate) region_epoch: watch::Receiver<RegionEpoch>,
+/// What this node has of a shard. One damaged shard does not stop the node.
+pub(crate) enum Replica {
+    /// Nothing: it is placed on other nodes.
+    Absent,
+    /// Its group runs.
+    Running(Running),
+    /// It lost something. It must not vote as who it was: its leader takes it out, then it begins anew.
+    Damaged(Arc<str>),
+    /// It does not run until the node is started again.
+    Failed(Arc<str>),
 }
 
-pub(crate) fn group_settings(settings: &RegionSettings, shard: ShardId) -> GroupSettings {
-    GroupSettings {
-        shard,
-        node: settings.node,
-        founders: BTreeSet::from([settings.node]),
-        heartbeat_interval: settings.heartbeat_interval,
-        election_timeout: settings.election_timeout,
+/// A replica that runs.
+pub(crate) struct Running {
+    pub(crate) group: Group,
+    /// The term under which the pacemaker lets this node speak for the shard: it hears a quorum, and hands
+    /// nothing over.
+    pub(crate) led: watch::Sender<Option<Term>>,
+    /// When it was started.
+    pub(crate) since: Instant,
+    /// Ends the replica's tasks.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Running {
+    /// Who leads, for everyone who asks this node.
+    pub(crate) fn leadership(&self) -> Leadership {
+        let leadership = *self.group.leadership().borrow();
+        match leadership {
+            Leadership::Leading { term } if *self.led.borrow() != Some(term) => Leadership::Unknown,
+            leadership => leadership,
+        }
     }
 }
 
 impl Shard {
-    pub(crate) async fn start(id: ShardId, settings: &RegionSettings, shared: Shared) -> Self {
-        let machine = Arc::new(ShardMachine::new(id));
-        let queue = Arc::new(AppendQueue::new(settings.shard.queue_bytes_max));
-        let running = Self::start_group(id, settings, &shared, &machine).await;
-        let running = match running {
-            Ok(group) => {
-                let appender = Appender {
-                    group: group.clone(),
-                    machine: Arc::clone(&machine),
-                    queue: Arc::clone(&queue),
-                    settings: settings.shard.clone(),
-                    region_epoch: shared.region_epoch.clone(),
-                    clock: shared.clock,
-                };
-                tokio::spawn(appender.run());
-                Ok(group)
-            }
-            Err(error) => {
-                tracing::error!(shard = %id, %error, "the shard does not start on this node");
-                Err(error.to_string().into())
-            }
-        };
+    pub(crate) fn new(
+        id: ShardId,
+        journal: Journal,
+        queue_bytes_max: usize,
+        writing: Writing,
+        tier: Option<Arc<Tier>>,
+    ) -> Self {
         Self {
             id,
-            journal: shared.journal,
-            machine,
-            queue,
-            region_epoch: shared.region_epoch,
-            running,
+            journal,
+            machine: Arc::new(ShardMachine::new(id, writing)),
+            queue: Arc::new(AppendQueue::new(queue_bytes_max)),
+            tier,
+            replica: ArcSwap::from_pointee(Replica::Absent),
         }
-    }
-
-    async fn start_group(
-        id: ShardId,
-        settings: &RegionSettings,
-        shared: &Shared,
-        machine: &Arc<ShardMachine>,
-    ) -> Result<Group, StartError> {
-        if let Some(damage) = shared.journal.log(id).damaged {
-            return Err(StartError::Recovery {
-                shard: id,
-                reason: format!(
-                    "{} (journal file {}, position {})",
-                    damage.reason, damage.file, damage.position
-                ),
-            });
-        }
-        let checkpoints = CheckpointStore::new(Arc::clone(&shared.checkpoints), id);
-        let machine = Arc::clone(machine);
-        Group::start(
-            group_settings(settings, id),
-            shared.journal.clone(),
-            checkpoints,
-            machine,
-        )
-        .await
     }
 
     pub(crate) fn id(&self) -> ShardId {
@@ -114,8 +93,51 @@ impl Shard {
         &self.journal
     }
 
-    pub(crate) fn group(&self) -> Result<&Group, Arc<str>> {
-        self.running.as_ref().map_err(Arc::clone)
+    pub(crate) fn tier(&self) -> Option<&Tier> {
+        self.tier.as_deref()
+    }
+
+    pub(crate) fn shared_tier(&self) -> Option<Arc<Tier>> {
+        self.tier.clone()
+    }
+
+    pub(crate) fn machine(&self) -> &Arc<ShardMachine> {
+        &self.machine
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<AppendQueue> {
+        &self.queue
+    }
+
+    pub(crate) fn writing(&self) -> &Writing {
+        &self.machine.writing
+    }
+
+    pub(crate) fn replica(&self) -> Arc<Replica> {
+        self.replica.load_full()
+    }
+
+    /// Puts another replica in the place of the present one, whose tasks end.
+    pub(crate) fn set_replica(&self, replica: Replica) {
+        if let Replica::Running(before) = &*self.replica.swap(Arc::new(replica)) {
+            before.stop.cancel();
+        }
+        self.machine.waiters.wake_all();
+    }
+
+    pub(crate) fn group(&self) -> Option<Group> {
+        match &**self.replica.load() {
+            Replica::Running(running) => Some(running.group.clone()),
+            _ => None,
+        }
+    }
+
+    /// Why there should be a replica here and is none that runs.
+    pub(crate) fn stopped(&self) -> Option<Arc<str>> {
+        match &**self.replica.load() {
+            Replica::Damaged(reason) | Replica::Failed(reason) => Some(Arc::clone(reason)),
+            Replica::Absent | Replica::Running(_) => None,
+        }
     }
 
     pub(crate) fn queued_bytes(&self) -> usize {
@@ -134,52 +156,85 @@ impl Shard {
         self.machine.waiters.wake_all();
     }
 
-    /// The leader as far as this node knows.
-    pub(crate) fn leader(&self, here: NodeId) -> Option<NodeId> {
-        match *self.running.as_ref().ok()?.leadership().borrow() {
-            Leadership::Unknown => None,
-            Leadership::Following { leader } => Some(leader),
-            Leadership::Leading { .. } => Some(here),
+    /// Who leads, as the replica here knows; unknown where there is none.
+    pub(crate) fn leadership(&self) -> Leadership {
+        match &**self.replica.load() {
+            Replica::Running(running) => running.leadership(),
+            _ => Leadership::Unknown,
         }
     }
 
-    /// The epoch under which this node leads; `None` when it does not.
+    /// The epoch under which this node leads the partitions of the shard; `None` when it does not, or another region owns
+    /// them.
     pub(crate) fn leading(&self) -> Option<LeaderEpoch> {
-        match *self.running.as_ref().ok()?.leadership().borrow() {
-            Leadership::Leading { term } => {
-                let elections = u32::try_from(term.0).unwrap_or(u32::MAX);
-                Some(LeaderEpoch::new(*self.region_epoch.borrow(), elections))
-            }
+        self.led().filter(|_| self.writing().is_open())
+    }
+
+    /// The epoch under which this node leads the group, whatever the region may do with it; `None` when it does not.
+    pub(crate) fn led(&self) -> Option<LeaderEpoch> {
+        match self.leadership() {
+            Leadership::Leading { term } => Some(self.epoch(term)),
             _ => None,
         }
     }
 
-    fn lead(&self) -> Result<LeaderEpoch, ReadError> {
-        match &self.running {
-            Err(reason) => Err(ReadError::Storage {
-                reason: reason.to_string(),
-            }),
-            Ok(group) => self.leading().ok_or_else(|| {
-                let leader = match *group.leadership().borrow() {
-                    Leadership::Following { leader } => Some(leader),
-                    _ => None,
-                };
-                ReadError::NotLeader { leader }
-            }),
+    /// The epoch of a term of this shard.
+    pub(crate) fn epoch(&self, term: Term) -> LeaderEpoch {
+        epoch(self.writing().region_epoch(), term)
+    }
+
+    /// The epoch that readers are told of a term of this shard: where another region owns, that of its leader.
+    fn read_epoch(&self, term: Term) -> LeaderEpoch {
+        match self.writing().speaks() {
+            true => self.epoch(term),
+            false => self.writing().owner_epoch(),
+        }
+    }
+
+    /// The epoch that a read speaks under, or why this node does not serve it.
+    fn serve(&self, from: ReadFrom) -> Result<LeaderEpoch, ReadError> {
+        let leadership = match &**self.replica.load() {
+            Replica::Running(running) => running.leadership(),
+            Replica::Damaged(reason) | Replica::Failed(reason) => {
+                return Err(ReadError::Storage {
+                    reason: reason.to_string(),
+                });
+            }
+            Replica::Absent => return Err(ReadError::NotLeader { leader: None }),
+        };
+        match (leadership, from) {
+            (Leadership::Leading { term }, ReadFrom::Leader) if self.writing().speaks() => {
+                Ok(self.epoch(term))
+            }
+            // The leader is in another region.
+            (Leadership::Leading { .. }, ReadFrom::Leader) => Err(ReadError::NotLeader { leader: None }),
+            (Leadership::Leading { term } | Leadership::Following { term, .. }, ReadFrom::Any) => {
+                Ok(self.read_epoch(term))
+            }
+            (Leadership::Unknown, ReadFrom::Any) => {
+                let group = self.group().ok_or(ReadError::NotLeader { leader: None })?;
+                let term = group.applied().borrow().term;
+                Ok(self.read_epoch(term))
+            }
+            (Leadership::Following { leader, .. }, ReadFrom::Leader) => {
+                Err(ReadError::NotLeader { leader: Some(leader) })
+            }
+            (Leadership::Unknown, ReadFrom::Leader) => Err(ReadError::NotLeader { leader: None }),
         }
     }
 
     pub(crate) fn append(&self, partition: Partition, batch: BytesMut, header: BatchHeader) -> Append {
-        match &self.running {
-            Ok(_) => self.queue.push(partition, batch, header),
-            Err(reason) => Append::refused(AppendError::Storage {
+        match &**self.replica.load() {
+            Replica::Running(_) => self.queue.push(partition, batch, header),
+            Replica::Absent => Append::refused(AppendError::NotLeader { leader: None }),
+            Replica::Damaged(reason) | Replica::Failed(reason) => Append::refused(AppendError::Storage {
                 reason: reason.to_string(),
             }),
         }
     }
 
-    pub(crate) fn state(&self) -> Result<StateGuard<'_>, ReadError> {
-        self.lead()?;
+    pub(crate) fn state(&self, from: ReadFrom) -> Result<StateGuard<'_>, ReadError> {
+        self.serve(from)?;
         Ok(self.machine.state())
     }
 
@@ -188,8 +243,8 @@ impl Shard {
         self.machine.state()
     }
 
-    pub(crate) fn positions(&self, partition: Partition) -> Result<Positions, ReadError> {
-        let leader_epoch = self.lead()?;
+    pub(crate) fn positions(&self, partition: Partition, from: ReadFrom) -> Result<Positions, ReadError> {
+        let leader_epoch = self.serve(from)?;
         Ok(positions(&self.machine.state(), partition, leader_epoch))
     }
 
@@ -198,11 +253,16 @@ impl Shard {
         partition: Partition,
         from: Offset,
         bytes_max: usize,
+        reader: ReadFrom,
     ) -> Result<Batches, ReadError> {
-        let leader_epoch = self.lead()?;
-        let (positions, chunks) = {
+        let leader_epoch = self.serve(reader)?;
+        let leads = self.led().is_some() && self.writing().speaks();
+        let (positions, chunks, tiered) = {
             let state = self.machine.state();
             let positions = positions(&state, partition, leader_epoch);
+            if from > positions.high_watermark && !leads {
+                return Err(ReadError::Behind { positions });
+            }
             if from < positions.log_start_offset || from > positions.high_watermark {
                 return Err(ReadError::OffsetOutOfRange { positions });
             }
@@ -211,10 +271,17 @@ impl Shard {
                 .map(|partition| partition.spans(from, bytes_max as u64))
                 .transpose()
                 .map_err(|_| ReadError::OffsetOutOfRange { positions })?;
-            (positions, chunks.unwrap_or_default())
+            (positions, chunks.unwrap_or_default(), state.manifest().through())
         };
-        let records = read_chunks(&self.journal, self.id, &chunks).await?;
-        let records = trim(records, from, bytes_max)?;
+        let records = match self.read_hot(&chunks, tiered, leads).await? {
+            Some(records) => trim(records, from, bytes_max)?,
+            None if from == positions.high_watermark => Vec::new(),
+            None => match self.read_cold(partition, from, bytes_max).await? {
+                Some(records) => records,
+                None if leads => return Err(storage(&"neither the journal nor the bucket has the records")),
+                None => return Err(ReadError::NotHeld { positions }),
+            },
+        };
         let bytes = records.iter().map(Bytes::len).sum();
         Ok(Batches {
             records,
@@ -223,15 +290,34 @@ impl Shard {
         })
     }
 
-    /// Wakes `waiter` when the partition moves past `seen`; at once if it has.
-    pub(crate) fn watch(&self, partition: Partition, seen: Offset, waiter: &Arc<Notify>) {
+    /// The bytes of chunks, as far as the journal has them; `None` when it does not have the first, or there is none.
+    /// The bucket has all entries up to `tiered`.
+    async fn read_hot(
+        &self,
+        chunks: &[Chunk],
+        tiered: RaftIndex,
+        leads: bool,
+    ) -> Result<Option<Vec<Bytes>>, ReadError> {
+        let Some(first) = chunks.first() else {
+            return Ok(None);
+        };
+        // A replica that was made from a checkpoint learns of records that its log never had; the commands that
+        // trimmed or tiered them are further on in the log.
+        if !leads && self.journal.term_of(self.id, first.index).is_none() {
+            return Ok(None);
+        }
+        read_chunks(&self.journal, self.id, chunks, tiered).await
+    }
+
+    /// Wakes `waiter` when the partition moves past `seen`; at once if it has, or if this node does not serve it.
+    pub(crate) fn watch(&self, partition: Partition, seen: Offset, reader: ReadFrom, waiter: &Arc<Notify>) {
         self.machine.waiters.add(partition, waiter);
         let end = self
             .machine
             .state()
             .partition(partition)
             .map_or(Offset(0), |p| p.high_watermark());
-        if end > seen || self.leading().is_none() {
+        if end > seen || self.serve(reader).is_err() {
             waiter.notify_one();
         }
     }
@@ -240,19 +326,45 @@ impl Shard {
         &self,
         partition: Partition,
         offset: Offset,
+        from: ReadFrom,
     ) -> Result<Option<LeaderEpoch>, ReadError> {
         Ok(self
-            .state()?
+            .state(from)?
             .partition(partition)
             .and_then(|p| p.epoch_at(offset)))
     }
 
-    /// Proposes a command under the present leadership and waits for its outcome.
-    pub(crate) async fn propose(&self, command: &Command) -> Result<Outcome, ControlError> {
-        let group = self.group().map_err(|reason| ControlError::Storage {
-            reason: reason.to_string(),
-        })?;
-        region::propose(group, command.encode()).await
+    /// Proposes a command under the present leadership, or only under that of `epoch`, and waits for its
+    /// outcome.
+    pub(crate) async fn propose(
+        &self,
+        command: &Command,
+        epoch: Option<LeaderEpoch>,
+    ) -> Result<Outcome, ControlError> {
+        let (group, leadership) = match &*self.replica() {
+            Replica::Running(running) => (running.group.clone(), running.leadership()),
+            Replica::Absent => return Err(ControlError::NotLeader { leader: None }),
+            Replica::Damaged(reason) | Replica::Failed(reason) => {
+                return Err(ControlError::Storage {
+                    reason: reason.to_string(),
+                });
+            }
+        };
+        let term = match leadership {
+            Leadership::Leading { term } if epoch.is_none_or(|epoch| epoch == self.epoch(term)) => term,
+            Leadership::Leading { .. } | Leadership::Unknown => {
+                return Err(ControlError::NotLeader { leader: None });
+            }
+            Leadership::Following { leader, .. } => {
+                return Err(ControlError::NotLeader { leader: Some(leader) });
+            }
+        };
+        let (_, outcome) = propose::propose(&group, term, command.encode()).await?;
+        match outcome {
+            // Ownership went while it was on its way: it changed nothing.
+            Outcome::NotOwner(_) => Err(ControlError::NotLeader { leader: None }),
+            outcome => Ok(outcome),
+        }
     }
 
     pub(crate) async fn delete_records(
@@ -260,7 +372,7 @@ impl Shard {
         partition: Partition,
         before: Option<Offset>,
     ) -> Result<Offset, DeleteRecordsError> {
-        let positions = self.positions(partition)?;
+        let positions = self.positions(partition, ReadFrom::Leader)?;
         let before = before.unwrap_or(positions.high_watermark);
         if before > positions.high_watermark {
             return Err(ReadError::OffsetOutOfRange { positions }.into());
@@ -269,10 +381,17 @@ impl Shard {
             let command = Command::SetLogStart {
                 starts: vec![(partition, before)],
             };
-            self.propose(&command).await.map_err(AppendError::from)?;
+            self.propose(&command, None).await.map_err(AppendError::from)?;
         }
-        Ok(self.positions(partition)?.log_start_offset)
+        Ok(self.positions(partition, ReadFrom::Leader)?.log_start_offset)
     }
+}
+
+/// The epoch of a term. A term beyond an epoch's bits counts as the last that fits: it came from another
+/// node's message, and no group ever has a million elections.
+pub(crate) fn epoch(region: RegionEpoch, term: Term) -> LeaderEpoch {
+    let last = (1 << LeaderEpoch::ELECTION_BITS) - 1;
+    LeaderEpoch::new(region, u32::try_from(term.0).unwrap_or(last).min(last))
 }
 
 fn positions(state: &StateGuard<'_>, partition: Partition, leader_epoch: LeaderEpoch) -> Positions {

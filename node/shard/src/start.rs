@@ -1,82 +1,42 @@
-//! What a region's node needs at its start.
+//! A node's way into its region.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use meridian_controller::{Command, Founding, Outcome, RegisterNodeError};
-use meridian_journal::{Disk, Journal};
-use meridian_raft::{CheckpointStore, Group, Leadership, StartError};
-use meridian_types::{NodeId, RegionEpoch, ShardId, TimestampMs};
+use meridian_controller::{Command, HostPort as FactHostPort, NodeRegistration, Outcome, RegisterNodeError};
+use meridian_journal::{Disk, Journal, JournalError};
+use meridian_net::Net;
+use meridian_peer::{HostPort, Peers};
+use meridian_raft::{CheckpointStore, Group, Leadership, Machine, StartError};
+use meridian_types::{RegionEpoch, ShardId};
+use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OnceCell, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::control::ControlMachine;
 use crate::driver;
+use crate::enter::{self, JOIN_STEP, PROGRESS_INTERVAL};
 use crate::errors::ControlError;
-use crate::region::{Inner, LeadershipView, Region, control, uuid_v4};
-use crate::shard::{Shard, Shared, group_settings};
+use crate::hosting::{self, Damaged};
+use crate::mirror::{self, Mirror};
+use crate::pacemaker::{PacemakerSettings, Timing};
+use crate::pacing::Pacing;
+use crate::region::{Inner, Region};
+use crate::same_bucket;
+use crate::service::RegionService;
+use crate::settings::{Clock, Random, RegionSettings};
+use crate::shard::Shard;
+use crate::tier::Tier;
+use crate::writing::{Rule, Writing};
 
-/// The node's wall clock. Only stamps and ages use it; nothing is ordered by it.
-pub type Clock = Arc<dyn Fn() -> TimestampMs + Send + Sync>;
+/// How long a node that is one of several waits for the leaders of its shards before it serves the others.
+const LEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The node's source of randomness for ids: 128 fresh bits a call.
-pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
-
-/// Settings of one node of a region.
-#[derive(Clone, Debug)]
-pub struct RegionSettings {
-    /// This node; its number never changes.
-    pub node: NodeId,
-    /// The region's name, fixed at its founding.
-    pub region: String,
-    /// Data shards of the region, a power of two, fixed at its founding.
-    pub shards: u32,
-    /// Kafka's cluster id, fixed at the founding; made up when absent.
-    pub cluster_id: Option<String>,
-    /// Leaders beat this often.
-    pub heartbeat_interval: Duration,
-    /// Followers wait at least this long without a beat.
-    pub election_timeout: Duration,
-    /// Pause between rounds of retention, checkpoints and releases.
-    pub maintenance_interval: Duration,
-    /// Bytes of journal files to aim at: over it, shards that keep old files make checkpoints early.
-    pub journal_bytes_max: u64,
-    /// How long the start waits for leaders of all shards.
-    pub start_timeout: Duration,
-    /// Settings of each shard.
-    pub shard: ShardSettings,
-}
-
-/// Limits of one shard on this node.
-#[derive(Clone, Debug)]
-pub struct ShardSettings {
-    /// Bytes of batches that may wait for the sequencer; beyond it an append is refused as busy.
-    pub queue_bytes_max: usize,
-    /// Bytes of batches in one command (soft: a larger batch goes alone).
-    pub command_bytes_max: usize,
-    /// Proposals in flight.
-    pub proposals_in_flight_max: usize,
-    /// Bytes of proposals in flight (soft by one command).
-    pub bytes_in_flight_max: usize,
-    /// Entries applied since the last checkpoint that call for the next.
-    pub checkpoint_entries: u64,
-    /// Bytes of entries applied since the last checkpoint that call for the next: a restart reads them again.
-    pub checkpoint_bytes: u64,
-}
-
-impl Default for ShardSettings {
-    fn default() -> Self {
-        Self {
-            queue_bytes_max: 64 << 20,
-            command_bytes_max: 4 << 20,
-            proposals_in_flight_max: 4,
-            bytes_in_flight_max: 16 << 20,
-            checkpoint_entries: 20_000,
-            checkpoint_bytes: 64 << 20,
-        }
-    }
-}
+/// Pause while it looks for them.
+const LEADERS_STEP: Duration = Duration::from_millis(5);
 
 /// Why a node cannot take its part in the region.
 #[derive(Debug, Error)]
@@ -84,13 +44,24 @@ pub enum RegionStartError {
     /// A setting is wrong. The text says which, and what is expected.
     #[error("{0}")]
     Settings(String),
+    /// The listener for other nodes cannot be opened.
+    #[error("cannot listen on {at} for other nodes: {source}")]
+    Listen {
+        /// The address.
+        at: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The controller's group does not start: nothing works without it.
     #[error("the controller does not start: {0}")]
     Controller(#[from] StartError),
-    /// The region could not be founded, or this node not registered.
+    /// Other regions cannot be spoken to. The text says why.
+    #[error("{0}")]
+    Geo(String),
+    /// The region could not be founded or joined. The text says what to do.
     #[error("the region cannot be joined: {0}")]
-    Join(#[from] ControlError),
-    /// No leader in time.
+    Join(String),
+    /// No leader in time, in a region of one node.
     #[error("no leader of {what} after {waited:?}")]
     NoLeader {
         /// Which groups.
@@ -114,148 +85,290 @@ pub enum RegisterError {
     Answer(String),
 }
 
+/// What a node brings into its region.
+pub struct RegionParts {
+    /// Its log.
+    pub journal: Journal,
+    /// Where its checkpoints are kept.
+    pub checkpoints: Arc<dyn Disk>,
+    /// Its network.
+    pub net: Arc<dyn Net>,
+    /// Its wall clock.
+    pub clock: Clock,
+    /// Its randomness.
+    pub random: Random,
+}
+
 impl Region {
-    /// Recovers the controller and every data shard of this node, founds the region if it is new, and
-    /// waits until the shards have leaders. A shard that cannot start does not stop the others.
-    pub async fn start(
-        settings: RegionSettings,
-        journal: Journal,
-        checkpoints: Arc<dyn Disk>,
-        clock: Clock,
-        random: Random,
-    ) -> Result<Self, RegionStartError> {
-        let machine = Arc::new(ControlMachine::default());
-        let store = CheckpointStore::new(Arc::clone(&checkpoints), ShardId::CONTROLLER);
-        let group = group_settings(&settings, ShardId::CONTROLLER);
-        let control_group = Group::start(group, journal.clone(), store, machine.clone()).await?;
-        wait_for_leader(&control_group, "the controller", settings.start_timeout).await?;
-        let founding = found(&settings, &control_group, &machine, &clock, &random).await?;
-
-        let (_, region_epoch) = watch::channel(founding.region_epoch);
-        let shared = Shared {
-            journal: journal.clone(),
-            checkpoints,
-            clock: Arc::clone(&clock),
-            region_epoch,
+    /// Recovers what this node holds, finds its region or founds it, and waits until it knows the region's
+    /// facts. A shard that cannot start does not stop the others.
+    ///
+    /// Waits without end for nodes that are not up yet, and logs for which.
+    pub async fn start(settings: RegionSettings, parts: RegionParts) -> Result<Self, RegionStartError> {
+        let inner = assemble(settings, parts).await?;
+        let region = Self {
+            inner: Arc::clone(&inner),
         };
-        let starting = (0..founding.shards).map(|id| Shard::start(ShardId(id), &settings, shared.clone()));
-        let shards = futures::future::join_all(starting).await;
-        for shard in &shards {
-            if let Ok(group) = shard.group() {
-                wait_for_leader(group, &format!("shard {}", shard.id()), settings.start_timeout).await?;
-            }
+        if let Err(error) = region.join().await {
+            region.shutdown().await;
+            return Err(error);
         }
-
-        let view: LeadershipView = shards.iter().map(Shard::leading).collect();
-        let (view, leadership) = watch::channel(view);
-        let inner = Arc::new(Inner {
-            settings,
-            journal,
-            shards,
-            control: machine,
-            control_group,
-            leadership,
-            clock,
-            random,
-            maintain: Notify::new(),
-            stop: CancellationToken::new(),
-        });
-        tokio::spawn(driver::maintain(Arc::clone(&inner)));
-        tokio::spawn(driver::watch_leadership(Arc::clone(&inner), view));
-        Ok(Self { inner })
+        let tasks = &inner.tasks;
+        tasks.spawn(driver::maintain(Arc::clone(&inner)));
+        tasks.spawn(hosting::run(Arc::clone(&inner)));
+        tasks.spawn(crate::changes::run(Arc::clone(&inner)));
+        if let Some(tier) = inner.tier() {
+            tasks.spawn(crate::tier::driver::run(Arc::clone(&inner), tier));
+        }
+        tasks.spawn(crate::planner::run(Arc::clone(&inner)));
+        Ok(region)
     }
 
-    /// Tells the region where clients reach this node.
-    pub async fn register(&self, node: meridian_controller::NodeRegistration) -> Result<(), RegisterError> {
+    async fn join(&self) -> Result<(), RegionStartError> {
+        let inner = &self.inner;
+        let founding = enter::find_region(inner).await?;
+        wait_for_controller(inner).await?;
+        let is_same = same_bucket::check_members(inner).await;
+        is_same.map_err(RegionStartError::Join)?;
+        let bytes = inner.settings.shard.queue_bytes_max;
+        let tier = inner
+            .settings
+            .bucket
+            .clone()
+            .map(|bucket| Tier::new(bucket, founding.cluster_id.clone()));
+        let shard = |id| {
+            let writing = Writing::new(Arc::clone(&inner.writing_changed));
+            Shard::new(ShardId(id), inner.journal.clone(), bytes, writing, tier.clone())
+        };
+        let _ = inner.shards.set((0..founding.shards).map(shard).collect());
+        let _ = inner.mirror.set(Mirror::new(inner.number()));
+        inner.apply_rule();
+        inner.tasks.spawn(driver::follow_view(Arc::clone(inner)));
+        if inner.control.controller().is_geo() {
+            // Shards take writes only once they have begun to count.
+            inner.tasks.spawn(mirror::driver::run(Arc::clone(inner)));
+        }
+        hosting::round(inner).await;
+        wait_for_shards(inner).await?;
+        mirror::start(inner).await
+    }
+
+    /// Tells the region where clients reach this node, once it takes them.
+    pub async fn register(&self, kafka: FactHostPort) -> Result<(), RegisterError> {
+        let inner = &self.inner;
+        let own = enter::registration(inner.node(), inner.settings.peer.incarnation, &inner.join_info());
         let command = Command::RegisterNode {
-            node,
+            node: NodeRegistration {
+                kafka: Some(kafka),
+                ..own
+            },
             now: self.now(),
         };
-        match self.control(command).await? {
-            Outcome::NodeRegistered(Ok(_)) => Ok(()),
-            Outcome::NodeRegistered(Err(refused)) => Err(refused.into()),
-            other => Err(RegisterError::Answer(format!("{other:?}"))),
-        }
-    }
-}
-
-async fn wait_for_leader(group: &Group, what: &str, timeout: Duration) -> Result<(), RegionStartError> {
-    let mut leadership = group.leadership();
-    let led = leadership.wait_for(|now| *now != Leadership::Unknown);
-    match tokio::time::timeout(timeout, led).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => Err(RegionStartError::NoLeader {
-            what: what.to_owned(),
-            waited: timeout,
-        }),
-    }
-}
-
-/// Founds the region, unless it was founded before.
-async fn found(
-    settings: &RegionSettings,
-    group: &Group,
-    machine: &ControlMachine,
-    clock: &Clock,
-    random: &Random,
-) -> Result<Founding, RegionStartError> {
-    let present = machine.controller().founding().cloned();
-    let founding = match present {
-        Some(founding) => founding,
-        None => {
-            let founding = Founding {
-                cluster_id: settings
-                    .cluster_id
-                    .clone()
-                    .unwrap_or_else(|| cluster_id(random())),
-                region: settings.region.clone(),
-                shards: settings.shards,
-                region_epoch: RegionEpoch(0),
-                founded_at: clock(),
-            };
-            match control(
-                group,
-                &Command::Found {
-                    founding: founding.clone(),
-                },
-            )
-            .await?
-            {
-                Outcome::Founded(Ok(())) => founding,
-                Outcome::Founded(Err(refused)) => {
-                    return Err(RegionStartError::Settings(refused.to_string()));
-                }
-                other => {
-                    return Err(RegionStartError::Settings(format!(
-                        "the founding was answered by {other:?}"
-                    )));
+        let started = Instant::now();
+        loop {
+            match self.control(command.clone()).await {
+                Ok(Outcome::NodeRegistered(Ok(_))) => return Ok(()),
+                Ok(Outcome::NodeRegistered(Err(refused))) => return Err(refused.into()),
+                Ok(other) => return Err(RegisterError::Answer(format!("{other:?}"))),
+                // Registering twice is the same as once.
+                Err(error) if started.elapsed() >= inner.settings.start_timeout => return Err(error.into()),
+                Err(error) => {
+                    tracing::info!(%error, "not registered yet");
+                    tokio::time::sleep(JOIN_STEP).await;
                 }
             }
         }
-    };
-    if founding.shards != settings.shards || founding.region != settings.region {
-        tracing::warn!(
-            region = founding.region,
-            shards = founding.shards,
-            "the region was founded with other settings; its own are in force"
-        );
     }
-    Ok(founding)
 }
 
-/// A cluster id in Kafka's form: a UUID in 22 letters of URL-safe base64.
-fn cluster_id(random: u128) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let bits = uuid_v4(random).as_u128();
-    // 21 letters carry 6 bits each, the last one 2.
-    (0..22)
-        .map(|place| {
-            let shifted = if place < 21 {
-                bits >> (122 - 6 * place)
-            } else {
-                bits << 4
-            };
-            char::from(LETTERS[(shifted & 63) as usize])
+/// Starts the controller's group and the ways to the other nodes.
+async fn assemble(settings: RegionSettings, parts: RegionParts) -> Result<Arc<Inner>, RegionStartError> {
+    let RegionParts {
+        journal,
+        checkpoints,
+        net,
+        clock,
+        random,
+    } = parts;
+    let peers = Peers::new(settings.peer.clone(), net);
+    let control = Arc::new(ControlMachine::default());
+    let start_group = || start_control(&settings, &journal, &checkpoints, &control, &peers);
+    let control_group = match start_group().await {
+        // Without seeds nobody else is known who has what is lost.
+        Err(StartError::Recovery { reason, .. }) if !settings.seeds.is_empty() => {
+            tracing::error!(
+                reason,
+                "the facts of the region are damaged here; they are fetched anew"
+            );
+            enter::wait_until_dismissed(&settings, &peers).await;
+            let erased = hosting::erase(&journal, &checkpoints, ShardId::CONTROLLER).await;
+            erased.map_err(|reason| {
+                RegionStartError::Controller(StartError::Recovery {
+                    shard: ShardId::CONTROLLER,
+                    reason,
+                })
+            })?;
+            start_group().await?
+        }
+        started => started?,
+    };
+    let logged_nodes = enter::logged_nodes(&journal, &control, settings.peer.node).await;
+    let stop = CancellationToken::new();
+    let pacemaker = PacemakerSettings {
+        node: settings.peer.node,
+        incarnation: settings.peer.incarnation,
+        start_id: random() as u64,
+        address: String::new(),
+        seed: random() as u64,
+        timing: Timing {
+            heartbeat_interval: settings.heartbeat_interval,
+            ..Timing::default()
+        },
+    };
+    let urgent = settings.peer.urgent.clone();
+    let runtime = urgent.unwrap_or_else(tokio::runtime::Handle::current);
+    let has_room = {
+        let (journal, bytes) = (journal.clone(), settings.shard.command_bytes_max);
+        Box::new(move || !matches!(journal.admit_records(bytes, 1), Err(JournalError::Full { .. })))
+    };
+    let pacing = Pacing::start(pacemaker, peers.clone(), has_room, &runtime, stop.clone());
+    let inner = Arc::new(Inner {
+        settings,
+        journal,
+        checkpoints,
+        peers,
+        pacing,
+        control,
+        control_group,
+        address: OnceLock::new(),
+        logged_nodes,
+        bucket_id: OnceCell::new(),
+        introduced: Mutex::default(),
+        shards: OnceLock::new(),
+        rule: watch::channel(Rule {
+            is_counted: false,
+            region_epoch: RegionEpoch(0),
+            is_ours: true,
         })
-        .collect()
+        .0,
+        writing_changed: Arc::default(),
+        mirror: OnceLock::new(),
+        leadership: watch::channel(Vec::new().into()).0,
+        damaged: Mutex::new(Damaged::default()),
+        clock,
+        random,
+        maintain: Notify::new(),
+        tasks: TaskTracker::new(),
+        stop,
+    });
+    let service = Arc::new(RegionService(Arc::clone(&inner)));
+    let at = inner.settings.peer_listen;
+    let bound = match inner.peers.listen(at, service).await {
+        Ok(bound) => bound,
+        Err(source) => {
+            inner.stop.cancel();
+            inner.peers.shutdown();
+            inner.control_group.shutdown().await;
+            return Err(RegionStartError::Listen { at, source });
+        }
+    };
+    let advertised = inner.settings.peer_advertise.clone();
+    if advertised.is_none() && bound.ip().is_unspecified() {
+        tracing::warn!(%bound, "other nodes cannot be told where this one is: set peer.advertise");
+    }
+    let address = advertised.unwrap_or_else(|| HostPort::new(bound.ip().to_string(), bound.port()));
+    inner.pacing.set_address(&address);
+    let _ = inner.address.set(address);
+    inner.pacing.set_nodes(&inner.nodes());
+    let replicas = inner
+        .control
+        .controller()
+        .replicas_of(ShardId::CONTROLLER)
+        .to_vec();
+    inner.pacing.add(inner.control_group.clone(), replicas);
+    Ok(inner)
+}
+
+async fn start_control(
+    settings: &RegionSettings,
+    journal: &Journal,
+    checkpoints: &Arc<dyn Disk>,
+    machine: &Arc<ControlMachine>,
+    peers: &Peers,
+) -> Result<Group, StartError> {
+    hosting::check_undamaged(journal, ShardId::CONTROLLER)?;
+    Group::start(
+        hosting::group_settings(settings, ShardId::CONTROLLER),
+        journal.clone(),
+        CheckpointStore::new(Arc::clone(checkpoints), ShardId::CONTROLLER),
+        Arc::clone(machine) as Arc<dyn Machine>,
+        Some(peers.clone()),
+    )
+    .await
+}
+
+/// Waits until the controller has a leader; without end when it depends on other nodes.
+async fn wait_for_controller(inner: &Inner) -> Result<(), RegionStartError> {
+    let started = Instant::now();
+    let mut leadership = inner.control_group.leadership();
+    loop {
+        let led = leadership.wait_for(|now| *now != Leadership::Unknown);
+        match tokio::time::timeout(PROGRESS_INTERVAL, led).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(_)) => {
+                return Err(RegionStartError::Join(
+                    "the controller's group has stopped; the log tells why".to_owned(),
+                ));
+            }
+            Err(_) => {}
+        }
+        let is_alone = inner.control_group.members().borrow().voters.len() <= 1;
+        if is_alone && started.elapsed() >= inner.settings.start_timeout {
+            return Err(RegionStartError::NoLeader {
+                what: "the controller".to_owned(),
+                waited: started.elapsed(),
+            });
+        }
+        enter::introduce(inner, &enter::ask_seeds(inner).await);
+        let alive = inner.pacing.view().alive.clone();
+        tracing::info!(waited = ?started.elapsed(), ?alive, "waiting for a leader of the controller");
+        inner.settings.tell(format!(
+            "waiting for a leader of the controller; nodes {alive:?} are heard"
+        ));
+    }
+}
+
+/// Waits until the shards here have leaders; in a region of several nodes only for a while.
+async fn wait_for_shards(inner: &Inner) -> Result<(), RegionStartError> {
+    let started = Instant::now();
+    inner.settings.tell("waiting for the leaders of the shards");
+    for shard in inner.shards() {
+        let Some(group) = shard.group() else { continue };
+        let is_alone = inner.control.controller().nodes().len() <= 1;
+        let timeout = match is_alone {
+            true => inner.settings.start_timeout,
+            false => LEADERS_TIMEOUT,
+        };
+        // Where this region owns, whoever leads here also takes writes.
+        let is_ready = || match shard.leadership() {
+            Leadership::Unknown => false,
+            Leadership::Leading { .. } => shard.writing().is_open() || !inner.rule.borrow().is_ours,
+            Leadership::Following { .. } => true,
+        };
+        while !is_ready() {
+            if started.elapsed() < timeout && group.stopped().is_none() {
+                tokio::time::sleep(LEADERS_STEP).await;
+            } else if is_alone {
+                return Err(RegionStartError::NoLeader {
+                    what: format!("shard {}", shard.id()),
+                    waited: started.elapsed(),
+                });
+            } else {
+                tracing::warn!(shard = %shard.id(), "the shard has no leader yet");
+                break;
+            }
+        }
+    }
+    driver::publish(inner);
+    Ok(())
 }

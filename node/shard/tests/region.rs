@@ -1,19 +1,24 @@
 //! A region of one node, in process, over a real journal.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use meridian_controller::{Command as ControlCommand, NewTopic, Outcome as ControlOutcome};
-use meridian_journal::{Disk, Journal, JournalSettings, RealDisk};
-use meridian_shard::{AppendError, OffsetSpec, ReadError, Region, RegionSettings, ShardSettings};
+use meridian_controller::Command as ControlCommand;
+use meridian_journal::{Disk, FaultyDisk, Journal, JournalSettings, RealDisk};
+use meridian_net::testing::MemoryNet;
+use meridian_shard::{
+    AppendError, OffsetSpec, PeerSettings, ReadError, ReadFrom, Region, RegionParts, RegionSettings,
+    ShardSettings,
+};
 use meridian_state::ProduceRejection;
-use meridian_types::{NodeId, Offset, Partition, ProducerId, TimestampMs, TopicId};
+use meridian_types::{NodeId, Offset, Partition, ProducerId, TimestampMs, TopicId, Uuid};
 use meridian_wire::batch::{BatchBuilder, BatchHeader, Compression};
 use tokio::sync::Notify;
+
+mod support;
 
 struct Node {
     region: Region,
@@ -27,10 +32,14 @@ impl Node {
     }
 
     async fn with(directory: &Path, shard: ShardSettings) -> Self {
-        let disk = Arc::new(RealDisk::open(directory.join("journal")).expect("a disk"));
+        let disk = Arc::new(RealDisk::open(directory.join("journal")).expect("nobody holds it"));
+        Self::on(disk, directory, 2 << 20, shard).await
+    }
+
+    async fn on(disk: Arc<dyn Disk>, directory: &Path, bytes_max: u64, shard: ShardSettings) -> Self {
         let journal = JournalSettings {
             file_bytes: 1 << 20,
-            bytes_max: 2 << 20,
+            bytes_max,
             cache_bytes: 256 << 10,
             ..JournalSettings::new(7)
         };
@@ -38,59 +47,32 @@ impl Node {
         let writer = std::thread::Builder::new()
             .spawn(move || writer.run())
             .expect("a thread");
-        let checkpoints: Arc<dyn Disk> =
-            Arc::new(RealDisk::open(directory.join("checkpoints")).expect("a disk"));
+        let checkpoints = RealDisk::open(directory.join("checkpoints")).expect("nobody holds it");
+        let checkpoints: Arc<dyn Disk> = Arc::new(checkpoints);
         let now = Arc::new(AtomicI64::new(1_000_000));
         let clock = Arc::clone(&now);
         let random = AtomicU64::new(now.load(Ordering::Relaxed) as u64);
         let settings = RegionSettings {
-            node: NodeId(1),
-            region: "test".to_owned(),
             shards: 4,
-            cluster_id: None,
-            heartbeat_interval: Duration::from_millis(1000),
-            election_timeout: Duration::from_millis(3000),
             maintenance_interval: Duration::from_millis(50),
-            journal_bytes_max: 2 << 20,
+            journal_bytes_max: bytes_max,
             start_timeout: Duration::from_secs(20),
             shard,
+            ..RegionSettings::new(PeerSettings::new(NodeId(1), Uuid::from_u128(1), "test"))
         };
-        let region = Region::start(
-            settings,
+        let parts = RegionParts {
             journal,
             checkpoints,
-            Arc::new(move || TimestampMs(clock.load(Ordering::Relaxed))),
-            Arc::new(move || u128::from(random.fetch_add(1, Ordering::Relaxed)) << 64 | 0xabcd),
-        )
-        .await
-        .expect("the region starts");
+            net: Arc::new(MemoryNet::new().host("alone")),
+            clock: Arc::new(move || TimestampMs(clock.load(Ordering::Relaxed))),
+            random: Arc::new(move || u128::from(random.fetch_add(1, Ordering::Relaxed)) << 64 | 0xabcd),
+        };
+        let region = Region::start(settings, parts).await.expect("the region starts");
         Self { region, writer, now }
     }
 
     async fn topic(&self, name: &str, configs: &[(&str, &str)]) -> TopicId {
-        let id = self.region.new_topic_id();
-        let configs: BTreeMap<_, _> = configs
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        let topic = NewTopic {
-            name: name.into(),
-            id,
-            partitions: 8,
-            configs,
-        };
-        let command = ControlCommand::CreateTopics {
-            topics: vec![topic],
-            now: self.region.now(),
-        };
-        let outcome = self.region.control(command).await.expect("created");
-        let ControlOutcome::TopicsCreated(results) = outcome else {
-            panic!("{outcome:?}")
-        };
-        results.into_iter().for_each(|result| {
-            result.expect("a good topic");
-        });
-        id
+        support::create_topic(&self.region, name, configs).await
     }
 
     fn append(&self, partition: Partition, batch: &Bytes) -> meridian_shard::Append {
@@ -98,10 +80,15 @@ impl Node {
         self.region.append(partition, BytesMut::from(&batch[..]), header)
     }
 
+    fn log_start(&self, partition: Partition) -> Offset {
+        let positions = self.region.positions(partition, ReadFrom::Leader);
+        positions.expect("led here").log_start_offset
+    }
+
     async fn read(&self, partition: Partition, from: u64, bytes_max: usize) -> Vec<Bytes> {
         let read = self
             .region
-            .read(partition, Offset(from), bytes_max)
+            .read(partition, Offset(from), bytes_max, ReadFrom::Leader)
             .await
             .expect("readable");
         let mut batches = Vec::new();
@@ -183,15 +170,22 @@ async fn what_was_appended_is_read_at_its_offsets_also_after_a_restart() {
     assert!(node.read(partition, 6, 100).await.is_empty());
     let beyond = node
         .region
-        .read(partition, Offset(7), 100)
+        .read(partition, Offset(7), 100, ReadFrom::Leader)
         .await
         .expect_err("out of range");
     assert!(matches!(beyond, ReadError::OffsetOutOfRange { .. }), "{beyond}");
-    let epoch = node.region.positions(partition).expect("led here").leader_epoch;
+    let epoch = node
+        .region
+        .positions(partition, ReadFrom::Leader)
+        .expect("led here")
+        .leader_epoch;
     node.stop().await;
 
     let node = Node::start(directory.path()).await;
-    let positions = node.region.positions(partition).expect("led here");
+    let positions = node
+        .region
+        .positions(partition, ReadFrom::Leader)
+        .expect("led here");
     assert_eq!(positions.high_watermark, Offset(6));
     assert!(positions.leader_epoch > epoch);
     assert_eq!(
@@ -207,7 +201,7 @@ async fn what_was_appended_is_read_at_its_offsets_also_after_a_restart() {
     );
     assert_eq!(
         node.region
-            .end_offset_for_epoch(partition, epoch)
+            .end_offset_for_epoch(partition, epoch, ReadFrom::Leader)
             .expect("led here"),
         Some((epoch, Offset(6))),
         "the old epoch ends where the new one began"
@@ -288,14 +282,14 @@ async fn a_waiting_reader_is_woken_by_an_append() {
         index: 0,
     };
     let waiter = Arc::new(Notify::new());
-    node.region.watch(partition, Offset(0), &waiter);
+    node.region.watch(partition, Offset(0), ReadFrom::Leader, &waiter);
     assert!(futures::poll!(std::pin::pin!(waiter.notified())).is_pending());
     node.append(partition, &batch(&["v"], 1)).await.expect("appended");
     tokio::time::timeout(Duration::from_secs(5), waiter.notified())
         .await
         .expect("woken");
     // Who comes late is woken at once.
-    node.region.watch(partition, Offset(0), &waiter);
+    node.region.watch(partition, Offset(0), ReadFrom::Leader, &waiter);
     tokio::time::timeout(Duration::from_secs(5), waiter.notified())
         .await
         .expect("woken");
@@ -349,18 +343,24 @@ async fn old_records_go_by_retention_and_their_files_with_them() {
     };
     let value = "v".repeat(20_000);
     let one = batch(&[&value], 1_000_000);
-    for _ in 0..200 {
-        node.append(partition, &one).await.expect("appended");
+    // In portions, so that checkpoints come between: the log is purged through one that names no record kept.
+    for portion in 1..=4 {
+        for _ in 0..50 {
+            node.append(partition, &one).await.expect("appended");
+        }
+        let waited = async {
+            while node.log_start(partition) < Offset(portion * 50 - 10) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waited)
+            .await
+            .expect("retention works");
     }
     let waited = async {
         loop {
-            let start = node
-                .region
-                .positions(partition)
-                .expect("led here")
-                .log_start_offset;
             // 200 records of 20 kB are four files of 1 MiB; all but the last must go.
-            if start >= Offset(190) && node.region.usage().journal.oldest_file > 1 {
+            if node.region.usage().journal.oldest_file > 1 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -376,31 +376,52 @@ async fn old_records_go_by_retention_and_their_files_with_them() {
             .expect("appended");
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), waited)
-        .await
-        .expect("retention works");
-    let low = node
-        .region
-        .positions(partition)
-        .expect("led here")
-        .log_start_offset;
+    let waited = tokio::time::timeout(Duration::from_secs(20), waited).await;
+    let journal = node.region.usage().journal;
+    assert!(waited.is_ok(), "the oldest file stays: {journal:?}");
+    let low = node.log_start(partition);
     let gone = node
         .region
-        .read(partition, Offset(low.0 - 1), 100)
+        .read(partition, Offset(low.0 - 1), 100, ReadFrom::Leader)
         .await
         .expect_err("gone");
     assert!(matches!(gone, ReadError::OffsetOutOfRange { .. }));
     assert!(!node.read(partition, low.0, 1 << 20).await.is_empty());
     node.stop().await;
     let node = Node::start(directory.path()).await;
-    assert!(
-        node.region
-            .positions(partition)
-            .expect("led here")
-            .log_start_offset
-            >= low
-    );
+    assert!(node.log_start(partition) >= low);
     assert!(!node.read(partition, low.0.max(195), 1 << 20).await.is_empty());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn on_a_full_disk_old_records_make_room_although_the_journal_is_within_its_budget() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::seeded(5);
+    disk.set_capacity(4 << 20);
+    // No checkpoint is due by itself, and the journal is far from its budget.
+    let node = Node::on(disk.mount(), directory.path(), 1 << 30, ShardSettings::default()).await;
+    let partition = Partition {
+        topic: node.topic("short", &[("retention.bytes", "100000")]).await,
+        index: 0,
+    };
+    let one = batch(&["v".repeat(20_000).as_str()], 1_000_000);
+    let mut was_full = false;
+    let filled = async {
+        // Twice what the disk holds, not so fast that it is full before anybody looks.
+        for _ in 0..400 {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            while let Err(refused) = node.append(partition, &one).await {
+                was_full = true;
+                assert!(matches!(refused, AppendError::Storage { .. }), "{refused}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    let filled = tokio::time::timeout(Duration::from_secs(20), filled).await;
+    let journal = node.region.usage().journal;
+    assert!(filled.is_ok(), "it stays full: {journal:?}");
+    assert!(was_full || journal.files_retired > 0);
     node.stop().await;
 }
 

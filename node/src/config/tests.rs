@@ -52,6 +52,12 @@ fn a_wrong_value_names_its_key_and_what_is_expected() {
         .expect("refused")
         .to_string();
     assert!(error.contains("power of two"), "{error}");
+    let beyond = meridian_controller::FEATURE_LEVEL_MAX + 1;
+    let error = load(&format!("[node]\nfeature_level_max = {beyond}\n"))
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(error.contains("understands no newer one"), "{error}");
 }
 
 #[test]
@@ -74,9 +80,42 @@ fn a_text_may_look_like_a_number() {
 }
 
 #[test]
+fn what_nobody_set_is_what_the_data_directory_was_made_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let of_node_7 = (meridian_types::NodeId(7), meridian_types::Uuid::from_u128(1));
+    identity::give(directory.path(), of_node_7.0, of_node_7.1, "eu").expect("written");
+    let data = ("node.data", directory.path().display().to_string());
+    let config = Config::load(None, std::slice::from_ref(&data)).expect("good");
+    let settings = config.settings();
+    assert_eq!((settings.node.id, settings.region.name.0.as_str()), (7, "eu"));
+    let source = |key| {
+        config
+            .explain()
+            .into_iter()
+            .find(|explained| explained.key == key)
+    };
+    assert_eq!(source("node.id").expect("a setting").source, "data directory");
+    let set = Config::load(None, &[data, ("node.id", "9".to_owned())]).expect("good");
+    assert_eq!(set.settings().node.id, 9, "what was set stands");
+    assert_eq!(set.settings().region.name.0, "eu");
+}
+
+#[test]
 fn every_setting_has_a_doc_and_a_variable() {
     for setting in SETTINGS {
         assert!(setting.doc.trim().len() > 10, "{} needs a sentence", setting.key);
     }
     assert_eq!(variable("journal.bytes_max"), "MERIDIAN_JOURNAL__BYTES_MAX");
+}
+
+#[test]
+fn variables_of_the_command_line_and_of_tests_are_no_settings() {
+    for name in ["BUCKET", "bucket", "SERVER", "TEST_ROUNDS", "TEST_S3"] {
+        assert!(is_other_variable(name), "{name}");
+    }
+    for setting in SETTINGS {
+        let name = variable(setting.key);
+        let name = name.strip_prefix(ENV_PREFIX).expect("the prefix");
+        assert!(!is_other_variable(name), "{name} cannot be set by a variable");
+    }
 }

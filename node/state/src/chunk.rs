@@ -85,6 +85,8 @@ struct Block {
     end_offset: Offset,
     max_timestamp: TimestampMs,
     count: usize,
+    /// Bytes of the batches of all its chunks.
+    bytes: u64,
     /// The chunks after the first, each by [`Chunk::put_after`].
     rest: Box<[u8]>,
 }
@@ -173,6 +175,37 @@ impl ChunkIndex {
             .or_else(|| self.open.iter().copied().find(fits))
     }
 
+    /// Bytes of the batches of the chunks that end after `from`.
+    pub(crate) fn bytes_from(&self, from: Offset) -> u64 {
+        let is_after = |chunk: &Chunk| chunk.end_offset() > from;
+        let bytes_after = |chunks: &mut dyn Iterator<Item = Chunk>| -> u64 {
+            chunks.filter(is_after).map(|chunk| u64::from(chunk.bytes)).sum()
+        };
+        let first = self.packed.partition_point(|block| block.end_offset <= from);
+        let packed = self.packed.range(first..).map(|block| {
+            if block.first.base_offset >= from {
+                block.bytes
+            } else {
+                bytes_after(&mut block.iter())
+            }
+        });
+        packed.sum::<u64>() + bytes_after(&mut self.open.iter().copied())
+    }
+
+    /// The first entry beyond `through` that a chunk lies in. Indexes do not fall along the chunks.
+    pub(crate) fn first_index_beyond(&self, through: RaftIndex) -> Option<RaftIndex> {
+        if self.last()?.index <= through {
+            return None;
+        }
+        let after = self.packed.partition_point(|block| block.first.index <= through);
+        self.packed
+            .range(after.saturating_sub(1)..)
+            .flat_map(Block::iter)
+            .chain(self.open.iter().copied())
+            .map(|chunk| chunk.index)
+            .find(|index| *index > through)
+    }
+
     /// The first chunk with the greatest timestamp.
     pub(crate) fn at_max_timestamp(&self) -> Option<Chunk> {
         let packed = self.packed.iter().map(|block| block.max_timestamp);
@@ -199,6 +232,7 @@ impl Block {
                 .max()
                 .unwrap_or_default(),
             count: chunks.len(),
+            bytes: chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum(),
             rest: rest.into(),
         }
     }
@@ -265,6 +299,11 @@ mod tests {
         for from in (0..list[299].end_offset().0 + 5).map(Offset) {
             let want = list.iter().find(|chunk| chunk.end_offset() > from);
             assert_eq!(index.iter_from(from).next().as_ref(), want);
+            let after = list.iter().filter(|chunk| chunk.end_offset() > from);
+            assert_eq!(
+                index.bytes_from(from),
+                after.map(|chunk| u64::from(chunk.bytes)).sum::<u64>()
+            );
             for timestamp in [-100, 0, 450, 898, 899]
                 .map(TimestampMs)
                 .into_iter()
@@ -275,6 +314,13 @@ mod tests {
                     .find(|c| c.end_offset() > from && c.max_timestamp >= timestamp);
                 assert_eq!(index.at_timestamp(timestamp, from).as_ref(), want);
             }
+        }
+        for through in (0..list[299].index.0 + 3).step_by(7).map(RaftIndex) {
+            let want = list
+                .iter()
+                .map(|chunk| chunk.index)
+                .find(|index| *index > through);
+            assert_eq!(index.first_index_beyond(through), want, "{through}");
         }
         let max = list.iter().map(|chunk| chunk.max_timestamp).max();
         assert_eq!(

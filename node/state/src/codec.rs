@@ -21,6 +21,15 @@ impl From<TryGetError> for Fault {
     }
 }
 
+impl From<meridian_lineage::Fault> for Fault {
+    fn from(fault: meridian_lineage::Fault) -> Self {
+        match fault {
+            meridian_lineage::Fault::Short => Self::Short,
+            meridian_lineage::Fault::Invalid(what) => Self::Invalid(what),
+        }
+    }
+}
+
 pub(crate) fn put_u32(out: &mut Vec<u8>, value: u32) {
     out.extend_from_slice(&value.to_le_bytes());
 }

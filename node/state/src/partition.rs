@@ -1,5 +1,6 @@
 //! One partition: its bounds, its hot index, its epochs and its producers.
 
+use meridian_tiered_storage::manifest::Extent;
 use meridian_types::{LeaderEpoch, Offset, ProducerId, RaftIndex, TimestampMs};
 use meridian_wire::batch::BatchHeader;
 use thiserror::Error;
@@ -20,7 +21,8 @@ pub struct PartitionState {
     pub(crate) digest: u64,
     /// Invariant: bytes of all chunks.
     pub(crate) size_bytes: u64,
-    /// Invariant: without gaps; ends at `high_watermark`; the first ends after `log_start_offset`.
+    /// Invariant: without gaps; ends at `high_watermark`; the first ends after `log_start_offset`. What lies
+    /// between the log start and the first is in the bucket (invariant 6).
     pub(crate) chunks: ChunkIndex,
     pub(crate) epochs: EpochMap,
     pub(crate) producers: Producers,
@@ -55,6 +57,14 @@ impl PartitionState {
     /// The first offset that can be read.
     pub fn log_start_offset(&self) -> Offset {
         self.log_start_offset
+    }
+
+    /// Where the hot index begins: what lies below is read from the bucket. The high watermark when nothing is
+    /// hot.
+    pub fn local_start_offset(&self) -> Offset {
+        self.chunks.first().map_or(self.high_watermark, |first| {
+            first.base_offset.max(self.log_start_offset)
+        })
     }
 
     /// Where the next record will go.
@@ -118,7 +128,7 @@ impl PartitionState {
     }
 
     /// The chunks from the one that contains `from`: at least one, more as long as all fit `bytes_max`.
-    /// Empty at the high watermark.
+    /// Empty at the high watermark, and below [`Self::local_start_offset`].
     ///
     /// The first chunk may start before `from`; whole batches before it are skipped by the reader.
     pub fn spans(&self, from: Offset, bytes_max: u64) -> Result<Vec<Chunk>, OutOfRange> {
@@ -130,6 +140,9 @@ impl PartitionState {
             });
         }
         let mut spans = Vec::new();
+        if from < self.local_start_offset() {
+            return Ok(spans);
+        }
         let mut left_bytes = bytes_max;
         for chunk in self.chunks.iter_from(from) {
             if !spans.is_empty() && u64::from(chunk.bytes) > left_bytes {
@@ -146,6 +159,16 @@ impl PartitionState {
         self.chunks.iter()
     }
 
+    /// The chunks from the one that contains `from`, oldest first.
+    pub fn chunks_from(&self, from: Offset) -> impl Iterator<Item = Chunk> + '_ {
+        self.chunks.iter_from(from)
+    }
+
+    /// Bytes of the batches of the chunks that end after `from`.
+    pub fn bytes_from(&self, from: Offset) -> u64 {
+        self.chunks.bytes_from(from)
+    }
+
     /// The first chunk, from the one that contains `from` on, with a timestamp of at least `timestamp`.
     ///
     /// The chunk's record may lie before `from`; then look again from the chunk's end.
@@ -159,19 +182,54 @@ impl PartitionState {
         self.chunks.at_max_timestamp()
     }
 
-    /// Where the log should start for retention, if that is further on than now. Whole chunks only.
+    /// Where the log should start for retention, if that is further on than now. `tiered` are the partition's
+    /// extents in the bucket; they and chunks go whole.
     ///
-    /// A chunk goes when its newest record is older than `retention_ms`, or when what remains without it is
+    /// A piece goes when its newest record is older than `retention_ms`, or when what remains without it is
     /// still at least `retention_bytes`; oldest first, and the first that stays ends it. `None` keeps for ever.
     pub fn retention_start(
         &self,
         retention_ms: Option<u64>,
         retention_bytes: Option<u64>,
         now: TimestampMs,
+        tiered: &[Extent],
     ) -> Option<Offset> {
+        if retention_ms.is_none() && retention_bytes.is_none() {
+            return None;
+        }
         let mut start = self.log_start_offset;
+        let mut left_bytes = self.total_bytes(tiered);
+        for piece in self.pieces(tiered) {
+            let left_without = left_bytes.saturating_sub(piece.bytes);
+            let age_ms = now.0.saturating_sub(piece.max_timestamp.0);
+            let is_old = retention_ms.is_some_and(|ms| u64::try_from(age_ms).is_ok_and(|age| age > ms));
+            let is_over = retention_bytes.is_some_and(|bytes| left_without >= bytes);
+            if !is_old && !is_over {
+                break;
+            }
+            left_bytes = left_without;
+            start = piece.end_offset;
+        }
+        (start > self.log_start_offset).then_some(start)
+    }
+
+    /// Where the hot index should begin by the limits for local data, if that is further on than now: only what
+    /// the bucket holds (`tiered`) goes.
+    pub fn local_retention_start(
+        &self,
+        retention_ms: Option<u64>,
+        retention_bytes: Option<u64>,
+        now: TimestampMs,
+        tiered: &[Extent],
+    ) -> Option<Offset> {
+        let tiered_end = tiered.last()?.end_offset;
+        let mut start = None;
         let mut left_bytes = self.size_bytes;
-        for chunk in self.chunks.iter() {
+        for chunk in self
+            .chunks
+            .iter()
+            .take_while(|chunk| chunk.end_offset() <= tiered_end)
+        {
             let left_without = left_bytes.saturating_sub(chunk.bytes.into());
             let age_ms = now.0.saturating_sub(chunk.max_timestamp.0);
             let is_old = retention_ms.is_some_and(|ms| u64::try_from(age_ms).is_ok_and(|age| age > ms));
@@ -180,14 +238,47 @@ impl PartitionState {
                 break;
             }
             left_bytes = left_without;
-            start = chunk.end_offset();
+            start = Some(chunk.end_offset());
         }
-        (start > self.log_start_offset).then_some(start)
+        start
     }
 
-    /// The oldest Raft entry that holds records of this partition.
-    pub fn first_index(&self) -> Option<RaftIndex> {
-        self.chunks.first().map(|chunk| chunk.index)
+    /// Bytes of the batches in both tiers, each record counted once.
+    pub fn total_bytes(&self, tiered: &[Extent]) -> u64 {
+        let cold: u64 = self.cold_pieces(tiered).map(|piece| piece.bytes).sum();
+        cold + self.size_bytes
+    }
+
+    /// What the partition consists of, oldest first: extents where only the bucket has the records, then chunks.
+    fn pieces<'a>(&'a self, tiered: &'a [Extent]) -> impl Iterator<Item = Piece> + 'a {
+        let hot = self.chunks.iter().map(|chunk| Piece {
+            end_offset: chunk.end_offset(),
+            bytes: chunk.bytes.into(),
+            max_timestamp: chunk.max_timestamp,
+        });
+        self.cold_pieces(tiered).chain(hot)
+    }
+
+    /// An extent that the local start divides counts with the share below it.
+    fn cold_pieces<'a>(&self, tiered: &'a [Extent]) -> impl Iterator<Item = Piece> + 'a {
+        let (log_start, local_start) = (self.log_start_offset, self.local_start_offset());
+        let is_cold =
+            move |extent: &&Extent| extent.end_offset > log_start && extent.base_offset < local_start;
+        tiered.iter().filter(is_cold).map(move |extent| {
+            let end_offset = extent.end_offset.min(local_start);
+            let share = u128::from(end_offset.0 - extent.base_offset.0);
+            let whole = u128::from(extent.end_offset.0 - extent.base_offset.0).max(1);
+            Piece {
+                end_offset,
+                bytes: u64::try_from(u128::from(extent.raw_bytes) * share / whole).unwrap_or(u64::MAX),
+                max_timestamp: extent.max_timestamp,
+            }
+        })
+    }
+
+    /// The oldest Raft entry beyond `through` that holds records of this partition.
+    pub fn first_index_beyond(&self, through: RaftIndex) -> Option<RaftIndex> {
+        self.chunks.first_index_beyond(through)
     }
 
     /// The idempotent producers known here, by id.
@@ -228,8 +319,20 @@ impl PartitionState {
         }
     }
 
-    /// Asserts the invariants that concern one partition; says which is broken.
-    pub fn check(&self) -> Result<(), String> {
+    /// Moves the start of the hot index to `start`; the bucket holds what lies below. Whole chunks only.
+    pub(crate) fn set_local_start(&mut self, start: Offset) {
+        self.size_bytes -= self.chunks.trim(start);
+    }
+
+    /// Forgets the hot index: what is in it lies in another log.
+    pub(crate) fn drop_chunks(&mut self) {
+        self.chunks = ChunkIndex::default();
+        self.size_bytes = 0;
+    }
+
+    /// Asserts the invariants that concern one partition; says which is broken. `tiered` are its extents in the
+    /// bucket.
+    pub fn check(&self, tiered: &[Extent]) -> Result<(), String> {
         let (start, end) = (self.log_start_offset, self.high_watermark);
         let stable = self.last_stable_offset();
         if !(start <= stable && stable <= end) {
@@ -264,11 +367,20 @@ impl PartitionState {
                     last.end_offset()
                 ));
             }
-            None if start != end => return Err(format!("no chunk holds {start}..{end}")),
             _ => {}
         }
-        if self.chunks.first().is_some_and(|first| first.base_offset > start) {
-            return Err(format!("no chunk holds the log start {start}"));
+        let local_start = self.local_start_offset();
+        let holds = |offset: Offset| {
+            let after = tiered.partition_point(|extent| extent.end_offset <= offset);
+            tiered
+                .get(after)
+                .is_some_and(|extent| extent.base_offset <= offset)
+        };
+        // The manifest has no gaps above the log start, so its ends tell.
+        if start < local_start && !(holds(start) && holds(Offset(local_start.0 - 1))) {
+            return Err(format!(
+                "invariant 6: neither chunks nor the bucket hold {start}..{local_start}"
+            ));
         }
         if size_bytes != self.size_bytes {
             return Err(format!(
@@ -278,6 +390,13 @@ impl PartitionState {
         }
         Ok(())
     }
+}
+
+/// A part of a partition that retention takes or leaves.
+struct Piece {
+    end_offset: Offset,
+    bytes: u64,
+    max_timestamp: TimestampMs,
 }
 
 /// The offset basis of 64-bit FNV-1a.

@@ -140,6 +140,24 @@ impl Producer {
         })
     }
 
+    /// The sequence with which a batch of a producer epoch goes on.
+    fn expected(&self, epoch: i16) -> i32 {
+        match self.batches().last() {
+            Some(last) if epoch == self.epoch => next_sequence(last.last_sequence),
+            _ => 0,
+        }
+    }
+
+    /// Whether a batch begins after the sequence with which it should: batches before it are missing.
+    pub(crate) fn misses_before(&self, header: &BatchHeader) -> bool {
+        let ahead = header
+            .base_sequence
+            .wrapping_sub(self.expected(header.producer_epoch))
+            & i32::MAX;
+        // Sequences wrap: what is more than half of them ahead is behind.
+        header.producer_epoch >= self.epoch && (1..=i32::MAX / 2).contains(&ahead)
+    }
+
     /// Whether a batch that is no duplicate may follow.
     fn check_sequence(&self, header: &BatchHeader) -> Result<(), SequenceError> {
         if header.producer_epoch < self.epoch {
@@ -149,10 +167,7 @@ impl Producer {
                 newest: self.epoch,
             });
         }
-        let expected = match self.batches().last() {
-            Some(last) if header.producer_epoch == self.epoch => next_sequence(last.last_sequence),
-            _ => 0,
-        };
+        let expected = self.expected(header.producer_epoch);
         if header.base_sequence == expected {
             return Ok(());
         }

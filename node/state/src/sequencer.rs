@@ -1,6 +1,7 @@
 //! The leader's look ahead: offsets for batches that are not applied yet.
 
-use meridian_types::{LeaderEpoch, Offset, Partition, TimestampMs};
+use meridian_lineage::NotOwner;
+use meridian_types::{LeaderEpoch, Offset, Partition, RegionEpoch, TimestampMs};
 use meridian_wire::batch::{BatchError, BatchHeader, stamp};
 use thiserror::Error;
 
@@ -69,6 +70,17 @@ pub enum ProduceRejection {
         /// The epoch of the partition's newest record.
         latest: LeaderEpoch,
     },
+    /// Kafka's 6, NOT_LEADER_OR_FOLLOWER: another region owns the shard, or is about to.
+    #[error(transparent)]
+    NotOwner(#[from] NotOwner),
+    /// Kafka's 6, NOT_LEADER_OR_FOLLOWER: another region epoch began since this leadership did. Retry in a moment.
+    #[error("this leader stamps region epoch {stamps}, and {present} is in force")]
+    RegionEpoch {
+        /// The epoch of this sequencer.
+        stamps: RegionEpoch,
+        /// The epoch in force.
+        present: RegionEpoch,
+    },
     /// Kafka's 7, REQUEST_TIMED_OUT, or any other retriable error: an append before this one failed, and the
     /// offsets it took are not settled yet. Retry in a moment.
     #[error("an earlier append to this partition failed; its offsets are being settled")]
@@ -129,6 +141,28 @@ impl Sequencer {
         }
     }
 
+    /// Whether what its producer sent before a batch may still be to come: the batch leaves a gap behind all that the
+    /// partition knows of its producer, and the producer has appended nothing under this leadership.
+    ///
+    /// Its predecessors may have been refused while this leader was not ready, or be stuck at one that is gone.
+    pub fn is_early(&self, state: &State, partition: Partition, header: &BatchHeader) -> bool {
+        let Some(id) = header.producer_id else {
+            return false;
+        };
+        let in_flight = self.tails.get(&partition);
+        if in_flight.is_some_and(|tail| tail.producers.get(id).is_some()) {
+            return false;
+        }
+        let known = state
+            .partition(partition)
+            .and_then(|known| Some((known, known.producer(id)?)));
+        let Some((known, producer)) = known else {
+            return header.base_sequence != 0;
+        };
+        let newest = producer.batches().last().map(|batch| batch.base_offset);
+        newest.and_then(|offset| known.epoch_at(offset)) != Some(self.epoch) && producer.misses_before(header)
+    }
+
     /// Gives a batch its place: checks its producer's sequence (KIP-98) and stamps base offset and leader
     /// epoch into `batch`, whose header is `header`.
     ///
@@ -140,6 +174,7 @@ impl Sequencer {
         batch: &mut [u8],
         header: &BatchHeader,
     ) -> Result<Staged, ProduceRejection> {
+        self.check_region(state)?;
         let known = state.partition(partition);
         let tail = self.tails.get_mut(&partition);
         if known.is_none() && state.is_dropped(partition.topic) {
@@ -167,6 +202,7 @@ impl Sequencer {
         let producer = header
             .producer_id
             .and_then(|id| in_flight(id).or_else(|| known.and_then(|known| known.producer(id))));
+        let producer = producer.filter(|_| !mutant!(ForgetDuplicates));
         if let Some(first) = producer.and_then(|producer| producer.duplicate(header)) {
             let Duplicate {
                 base_offset,
@@ -223,6 +259,17 @@ impl Sequencer {
     /// Whether nothing is in flight: the state alone is the truth.
     pub fn is_idle(&self) -> bool {
         self.tails.is_empty()
+    }
+
+    /// A mirror stages nothing, and an owner only under the epoch in force (invariants 5 and 8).
+    fn check_region(&self, state: &State) -> Result<(), ProduceRejection> {
+        let standing = state.standing();
+        standing.check_owner()?;
+        let (stamps, present) = (self.epoch.region(), standing.region_epoch());
+        if standing.is_counted() && stamps != present {
+            return Err(ProduceRejection::RegionEpoch { stamps, present });
+        }
+        Ok(())
     }
 
     fn settle(&mut self, group: &AppendGroup, is_lost: bool) {

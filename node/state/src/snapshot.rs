@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes};
+use meridian_lineage::{Staging, Standing};
+use meridian_tiered_storage::manifest::{Manifest, ManifestError};
 use meridian_types::{
     LeaderEpoch, LogPosition, Offset, Partition, ProducerId, RaftIndex, ShardId, Term, TimestampMs, TopicId,
 };
@@ -16,12 +18,24 @@ use crate::codec::{
 use crate::command::{get_committed, put_committed};
 use crate::epochs::EpochMap;
 use crate::groups::{Group, SavedGroup};
+use crate::install::Staged;
 use crate::partition::PartitionState;
 use crate::producers::{BATCHES_REMEMBERED, ProducedBatch, Producer, Producers};
 use crate::state::State;
 
-/// The version that [`State::encode_snapshot`] writes.
-pub const SNAPSHOT_VERSION: u8 = 1;
+/// The newest version that [`State::encode_snapshot`] writes. Each shard is written in the oldest that has room for what
+/// it knows: nodes of a version before may be in the region, and all must write the same bytes
+/// (`docs/decisions/0009-feature-level.md`).
+pub const SNAPSHOT_VERSION: u8 = 4;
+
+/// The version without a tier.
+const VERSION_UNTIERED: u8 = 1;
+/// The version for a shard that is in the bucket, and counts nothing.
+const VERSION_TIERED: u8 = 2;
+/// The version for a shard that counts its content, with or without a tier.
+const VERSION_COUNTED: u8 = 3;
+/// The version for a shard that takes a checkpoint of its owner in, counted or not yet.
+const VERSION_STAGED: u8 = 4;
 
 const MAGIC: [u8; 4] = *b"MDSS";
 /// Sections are closed once they are this long, so that nothing needs one huge buffer.
@@ -34,6 +48,11 @@ mod section {
     pub(super) const PARTITIONS: u8 = 2;
     pub(super) const GROUPS: u8 = 3;
     pub(super) const DROPPED: u8 = 4;
+    pub(super) const TIER: u8 = 5;
+    pub(super) const STANDING: u8 = 6;
+    pub(super) const STAGED: u8 = 7;
+    pub(super) const STAGED_BODY: u8 = 8;
+    pub(super) const FILLED: u8 = 9;
     pub(super) const END: u8 = 0xff;
 }
 
@@ -60,6 +79,9 @@ pub enum SnapshotError {
     /// The bytes end too early.
     #[error("snapshot is cut short")]
     Truncated,
+    /// The manifest in it is not one. Take another snapshot, or replay the log.
+    #[error("snapshot holds a bad manifest: {0}")]
+    Manifest(#[from] ManifestError),
     /// What it says cannot be.
     #[error("snapshot is malformed: {what}")]
     Malformed {
@@ -90,7 +112,13 @@ fn malformed(what: impl Into<String>) -> SnapshotError {
 impl State {
     /// The whole state, as parts to be joined. Equal states give equal bytes.
     pub fn encode_snapshot(&self) -> Vec<Bytes> {
-        let mut sections = Sections::new();
+        let version = match (self.standing.is_counted(), self.is_tiered()) {
+            _ if self.staged.is_some() => VERSION_STAGED,
+            (true, _) => VERSION_COUNTED,
+            (false, true) => VERSION_TIERED,
+            (false, false) => VERSION_UNTIERED,
+        };
+        let mut sections = Sections::new(version);
         let head = sections.open(section::HEAD);
         put_u32(head, self.shard.0);
         put_u64(head, self.applied.term.0);
@@ -119,6 +147,27 @@ impl State {
             out.extend_from_slice(topic.0.as_bytes());
             put_i64(out, dropped_at.0);
         }
+        if self.is_tiered() {
+            let out = sections.open(section::TIER);
+            put_i64(out, self.tier.clock.0);
+            self.tier.manifest.encode(out);
+        }
+        if self.standing.is_counted() {
+            self.standing.encode(sections.open(section::STANDING));
+        }
+        if let Some(staged) = &self.staged {
+            let out = sections.open(section::STAGED);
+            put_u64(out, staged.staging.checkpoint());
+            put_u64(out, staged.staging.total_bytes());
+            for part in staged.staging.body().chunks(SECTION_BYTES) {
+                sections.open(section::STAGED_BODY).extend_from_slice(part);
+            }
+            for (partition, chunks) in &staged.filled {
+                let out = sections.open(section::FILLED);
+                put_partition(out, *partition);
+                put_chunks(out, chunks);
+            }
+        }
         sections.finish()
     }
 
@@ -126,10 +175,11 @@ impl State {
     pub fn decode_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let mut from = bytes.strip_prefix(&MAGIC).ok_or(SnapshotError::Magic)?;
         let version = from.try_get_u8()?;
-        if version != SNAPSHOT_VERSION {
+        if !(VERSION_UNTIERED..=SNAPSHOT_VERSION).contains(&version) {
             return Err(SnapshotError::Version { version });
         }
         let mut state: Option<Self> = None;
+        let mut staged = None;
         loop {
             let (kind, mut body) = next_section(&mut from, bytes.len())?;
             let body = &mut body;
@@ -144,6 +194,21 @@ impl State {
                             .insert(get_topic(body)?, TimestampMs(body.try_get_i64_le()?));
                     }
                 }
+                (section::TIER, Some(state)) if version > VERSION_UNTIERED && !state.is_tiered() => {
+                    state.tier.clock = TimestampMs(body.try_get_i64_le()?);
+                    state.tier.manifest = Manifest::decode(std::mem::take(body))?;
+                    if !state.is_tiered() {
+                        return Err(malformed("its manifest never had a change"));
+                    }
+                }
+                (section::STANDING, Some(state))
+                    if version >= VERSION_COUNTED && !state.standing.is_counted() =>
+                {
+                    state.standing = Standing::decode(body).map_err(Fault::from)?;
+                }
+                (section::STAGED..=section::FILLED, Some(_)) if version >= VERSION_STAGED => {
+                    get_staged(kind, body, &mut staged)?;
+                }
                 (section::END, Some(_)) => break,
                 _ => return Err(malformed(format!("section {kind} is unknown or out of place"))),
             }
@@ -154,7 +219,19 @@ impl State {
         if !from.is_empty() {
             return Err(malformed("bytes are left behind its end"));
         }
-        let state = state.ok_or_else(|| malformed("it has no head"))?;
+        let mut state = state.ok_or_else(|| malformed("it has no head"))?;
+        state.staged = staged.map(StagedParts::join).transpose()?;
+        if version == VERSION_TIERED && !state.is_tiered() {
+            return Err(malformed("it has no manifest"));
+        }
+        if version == VERSION_STAGED && state.staged.is_none() {
+            return Err(malformed("it has no staged checkpoint"));
+        }
+        if version == VERSION_COUNTED && !state.standing.is_counted() {
+            return Err(malformed(
+                "it does not say where the shard stands among the regions",
+            ));
+        }
         state.check().map_err(malformed)?;
         Ok(state)
     }
@@ -175,9 +252,9 @@ struct Sections {
 }
 
 impl Sections {
-    fn new() -> Self {
+    fn new(version: u8) -> Self {
         let mut magic = MAGIC.to_vec();
-        magic.push(SNAPSHOT_VERSION);
+        magic.push(version);
         Self {
             parts: vec![magic.into()],
             kind: 0,
@@ -253,11 +330,15 @@ fn put_partition_state(out: &mut Vec<u8>, state: &PartitionState) {
     for producer in state.producers.entries() {
         put_producer(out, producer);
     }
-    put_varint(out, state.chunks.len() as u64);
-    let Some(first) = state.chunks.first() else { return };
+    put_chunks(out, &state.chunks);
+}
+
+fn put_chunks(out: &mut Vec<u8>, chunks: &ChunkIndex) {
+    put_varint(out, chunks.len() as u64);
+    let Some(first) = chunks.first() else { return };
     put_varint(out, first.base_offset.0);
     let mut before = Chunk::before(first.base_offset);
-    for chunk in state.chunks.iter() {
+    for chunk in chunks.iter() {
         chunk.put_after(&before, out);
         before = chunk;
     }
@@ -307,22 +388,78 @@ fn get_partition_state(from: &mut &[u8]) -> Result<PartitionState, Fault> {
     }
     state.producers = Producers::from_entries(producers);
     state.chunks = ChunkIndex::default();
-    let count = get_many(from, 5)?;
-    if count > 0 {
-        let mut before = Chunk::before(Offset(get_varint(from)?));
-        if before.base_offset > state.high_watermark {
-            return Err(Fault::Invalid("a chunk lies beyond the high watermark"));
-        }
-        for _ in 0..count {
-            let chunk = Chunk::get_after(&before, from)?;
-            if chunk.end_offset() > state.high_watermark {
-                return Err(Fault::Invalid("a chunk lies beyond the high watermark"));
-            }
-            state.push_chunk(chunk);
-            before = chunk;
-        }
+    for chunk in get_chunks(from, state.high_watermark)? {
+        state.push_chunk(chunk);
     }
     Ok(state)
+}
+
+/// Chunks that follow one another, none of which reaches beyond `end`.
+fn get_chunks(from: &mut &[u8], end: Offset) -> Result<Vec<Chunk>, Fault> {
+    let count = get_many(from, 5)?;
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let mut chunks = Vec::with_capacity(count);
+    let mut before = Chunk::before(Offset(get_varint(from)?));
+    if before.base_offset > end {
+        return Err(Fault::Invalid("a chunk lies beyond the high watermark"));
+    }
+    for _ in 0..count {
+        let chunk = Chunk::get_after(&before, from)?;
+        if chunk.end_offset() > end {
+            return Err(Fault::Invalid("a chunk lies beyond the high watermark"));
+        }
+        chunks.push(chunk);
+        before = chunk;
+    }
+    Ok(chunks)
+}
+
+/// The first section says of which checkpoint, the others bring what has come of it.
+fn get_staged(kind: u8, from: &mut &[u8], staged: &mut Option<StagedParts>) -> Result<(), Fault> {
+    match (kind, staged) {
+        (section::STAGED, staged @ None) => {
+            *staged = Some(StagedParts {
+                checkpoint: from.try_get_u64_le()?,
+                total_bytes: from.try_get_u64_le()?,
+                body: Vec::new(),
+                filled: BTreeMap::new(),
+            });
+        }
+        (section::STAGED_BODY, Some(staged)) => staged.body.extend_from_slice(std::mem::take(from)),
+        (section::FILLED, Some(staged)) => {
+            while !from.is_empty() {
+                let partition = get_partition(from)?;
+                let mut chunks = ChunkIndex::default();
+                // Kafka's offsets are signed.
+                for chunk in get_chunks(from, Offset(i64::MAX.cast_unsigned()))? {
+                    chunks.push(chunk);
+                }
+                staged.filled.insert(partition, chunks);
+            }
+        }
+        _ => return Err(Fault::Invalid("a staged checkpoint is out of place")),
+    }
+    Ok(())
+}
+
+/// A staged checkpoint while it is read.
+struct StagedParts {
+    checkpoint: u64,
+    total_bytes: u64,
+    body: Vec<u8>,
+    filled: BTreeMap<Partition, ChunkIndex>,
+}
+
+impl StagedParts {
+    fn join(self) -> Result<Box<Staged>, Fault> {
+        let staging = Staging::restore(self.checkpoint, self.total_bytes, self.body)?;
+        Ok(Box::new(Staged {
+            staging,
+            filled: self.filled,
+        }))
+    }
 }
 
 fn put_producer(out: &mut Vec<u8>, producer: &Producer) {

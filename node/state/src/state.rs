@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{LeaderEpoch, LogPosition, Offset, Partition, RaftIndex, ShardId, TimestampMs, TopicId};
+use meridian_lineage::{
+    BeginRejected, FenceRejected, InstallRejected, MirrorRejected, NotOwner, StageRejected, Standing,
+};
+use meridian_types::{
+    LeaderEpoch, LogPosition, Offset, Partition, RaftIndex, RegionEpoch, ShardId, TimestampMs, TopicId,
+};
 use meridian_wire::batch::{BatchError, BatchHeader};
 use thiserror::Error;
 
@@ -10,8 +15,11 @@ use crate::chunk::Chunk;
 use crate::command::{AppendGroup, Command, ExpiredOffsets, append_header_bytes};
 use crate::groups::{Group, Groups};
 use crate::hasher::IdMap;
+use crate::install::{FillRejected, Staged};
+use crate::mirror::{Mirrored, NO_REGION};
 use crate::partition::PartitionState;
 use crate::producers::{PRODUCER_EXPIRY_MS, Producer, Producers, SequenceError};
+use crate::tier::{Tier, TierRejected, Tiered};
 
 /// How long a dropped topic's id is remembered. An append to it that was under way when the topic was
 /// deleted is long over by then.
@@ -30,6 +38,12 @@ pub struct State {
     pub(crate) groups: Groups,
     /// Topics deleted lately, and when.
     pub(crate) dropped: BTreeMap<TopicId, TimestampMs>,
+    /// What of the shard is in the bucket.
+    pub(crate) tier: Tier,
+    /// Where the shard stands among the regions.
+    pub(crate) standing: Standing,
+    /// A checkpoint of the owner on its way in.
+    pub(crate) staged: Option<Box<Staged>>,
 }
 
 /// What a command did.
@@ -37,8 +51,24 @@ pub struct State {
 pub enum Outcome {
     /// One result per append group, in order.
     Append(Vec<Result<Appended, Rejected>>),
+    /// Whether a change of the manifest was taken.
+    Tier(Result<(), TierRejected>),
     /// Done; these commands cannot fail.
     Done,
+    /// Content that this region may not add now, other than an append: nothing changed.
+    NotOwner(NotOwner),
+    /// Whether a run of the owner's content was taken.
+    Mirrored(Result<Mirrored, MirrorRejected>),
+    /// Whether a region epoch began.
+    Begun(Result<(), BeginRejected>),
+    /// Whether the owner was fenced.
+    Fenced(Result<(), FenceRejected>),
+    /// Whether a part of a checkpoint was staged.
+    Staged(Result<(), StageRejected>),
+    /// Whether batches for a checkpoint were taken.
+    Filled(Result<(), FillRejected>),
+    /// Whether a checkpoint was installed.
+    Installed(Result<Mirrored, InstallRejected>),
 }
 
 /// An append group that was applied.
@@ -71,6 +101,17 @@ pub enum Rejected {
         /// The epoch of the newest record.
         latest: LeaderEpoch,
     },
+    /// This region does not add content now (invariant 8).
+    #[error(transparent)]
+    NotOwner(#[from] NotOwner),
+    /// It was stamped under another region epoch than the one in force (invariants 5 and 8).
+    #[error("batch is stamped under region epoch {stamped}, and {present} is in force")]
+    RegionEpoch {
+        /// The region epoch in the batch.
+        stamped: RegionEpoch,
+        /// The epoch in force.
+        present: RegionEpoch,
+    },
     /// It does not continue its producer: the leader staged it on a state that never came to be.
     #[error(transparent)]
     Sequence(#[from] SequenceError),
@@ -97,6 +138,9 @@ impl State {
             topics: IdMap::default(),
             groups: Groups::default(),
             dropped: BTreeMap::new(),
+            tier: Tier::default(),
+            standing: Standing::default(),
+            staged: None,
         }
     }
 
@@ -110,6 +154,11 @@ impl State {
         self.applied
     }
 
+    /// Where the shard stands among the regions: its role, and how far its content has come.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
     /// Applies the command at `at`, which must lie beyond every one applied before.
     ///
     /// Deterministic in the state and the command (invariant 4). A rejected append group changes nothing.
@@ -120,7 +169,75 @@ impl State {
         );
         self.applied = at;
         match command {
-            Command::Append { now, groups } => return Outcome::Append(self.apply_append(at, *now, groups)),
+            Command::Tiered {
+                sequence,
+                through,
+                object,
+                extents,
+                now,
+            } => {
+                self.tick(*now);
+                let tiered = Tiered {
+                    sequence: *sequence,
+                    through: *through,
+                    object: *object,
+                    extents,
+                    now: *now,
+                };
+                Outcome::Tier(self.apply_tiered(at, tiered))
+            }
+            Command::Replaced {
+                sequence,
+                object,
+                replaced,
+                now,
+            } => {
+                self.tick(*now);
+                Outcome::Tier(self.apply_replaced(*sequence, *object, replaced, *now))
+            }
+            Command::TierDeleted { objects } => {
+                self.apply_tier_deleted(objects);
+                Outcome::Done
+            }
+            Command::SetLocalStart { starts } => {
+                self.apply_local_starts(starts);
+                Outcome::Done
+            }
+            Command::Mirrored(run) => Outcome::Mirrored(self.apply_mirrored(at, run)),
+            Command::BeginEpoch(begin) => Outcome::Begun(self.begin_epoch(at, begin)),
+            Command::Fence { region_epoch } => Outcome::Fenced(self.standing.fence(at.index, *region_epoch)),
+            Command::Stage(part) => Outcome::Staged(self.stage(part)),
+            Command::Fill { checkpoint, groups } => Outcome::Filled(self.fill(at.index, *checkpoint, groups)),
+            Command::Install(install) => Outcome::Installed(self.install(at, install)),
+            Command::Append { .. }
+            | Command::CommitOffsets { .. }
+            | Command::SaveGroup { .. }
+            | Command::DeleteGroups { .. }
+            | Command::DeleteOffsets { .. }
+            | Command::ExpireOffsets { .. }
+            | Command::SetLogStart { .. }
+            | Command::DropTopic { .. }
+            | Command::ExpireProducers { .. } => match self.standing.check_owner() {
+                Ok(()) => {
+                    let outcome = self.apply_content(at.index, 0, command);
+                    self.standing.add(at.index, command, NO_REGION);
+                    outcome
+                }
+                Err(not_owner) => refused(command, not_owner),
+            },
+        }
+    }
+
+    /// Applies a content command that has been admitted. It lies in the entry at `index`, from byte `position` of the
+    /// encoded command on.
+    pub(crate) fn apply_content(&mut self, index: RaftIndex, position: u64, command: &Command) -> Outcome {
+        if let Some(now) = command.clock() {
+            self.tick(now);
+        }
+        match command {
+            Command::Append { now, groups } => {
+                return Outcome::Append(self.apply_append(index, position, *now, groups));
+            }
             Command::CommitOffsets {
                 group,
                 offsets,
@@ -150,11 +267,13 @@ impl State {
                 for (partition, start) in starts {
                     if let Some(state) = self.partition_mut(*partition) {
                         state.set_log_start(*start);
+                        self.trim_tier(*partition);
                     }
                 }
             }
             Command::DropTopic { topic, now } => {
                 self.topics.remove(topic);
+                self.drop_topic_tier(*topic, *now);
                 self.groups.drop_topic(*topic);
                 self.forget_dropped(*now);
                 self.dropped.insert(*topic, *now);
@@ -165,6 +284,16 @@ impl State {
                 partitions.for_each(|partition| partition.producers.expire(before));
                 self.forget_dropped(*now);
             }
+            Command::Tiered { .. }
+            | Command::Replaced { .. }
+            | Command::TierDeleted { .. }
+            | Command::SetLocalStart { .. }
+            | Command::Mirrored(_)
+            | Command::BeginEpoch(_)
+            | Command::Fence { .. }
+            | Command::Stage(_)
+            | Command::Fill { .. }
+            | Command::Install(_) => debug_assert!(false, "{} is no content", command.name()),
         }
         Outcome::Done
     }
@@ -198,14 +327,6 @@ impl State {
         self.dropped.contains_key(&topic)
     }
 
-    /// The oldest Raft entry that still holds records of some partition; `None` if there are no records. The
-    /// log before it may be released.
-    pub fn oldest_index_needed(&self) -> Option<RaftIndex> {
-        self.partitions()
-            .filter_map(|(_, partition)| partition.first_index())
-            .min()
-    }
-
     /// A consumer group.
     pub fn group(&self, name: &str) -> Option<&Group> {
         self.groups.get(name)
@@ -232,7 +353,7 @@ impl State {
     pub fn check(&self) -> Result<(), String> {
         for (partition, state) in self.partitions() {
             state
-                .check()
+                .check(self.extents(partition))
                 .map_err(|broken| format!("partition {partition}: {broken}"))?;
             if state
                 .chunks
@@ -251,10 +372,12 @@ impl State {
         if let Some(topic) = self.topics.keys().find(|topic| self.is_dropped(**topic)) {
             return Err(format!("dropped topic {topic} still has partitions"));
         }
+        self.tier.manifest.check()?;
+        self.standing.check()?;
         self.groups.check()
     }
 
-    fn partition_mut(&mut self, partition: Partition) -> Option<&mut PartitionState> {
+    pub(crate) fn partition_mut(&mut self, partition: Partition) -> Option<&mut PartitionState> {
         self.topics
             .get_mut(&partition.topic)?
             .get_mut(&partition.index)
@@ -268,18 +391,19 @@ impl State {
 
     fn apply_append(
         &mut self,
-        at: LogPosition,
+        index: RaftIndex,
+        position: u64,
         now: TimestampMs,
         groups: &[AppendGroup],
     ) -> Vec<Result<Appended, Rejected>> {
-        let mut position = append_header_bytes(groups) as u64;
+        let mut position = position + append_header_bytes(groups) as u64;
         let mut results = Vec::with_capacity(groups.len());
         for group in groups {
-            results.push(self.apply_group(at.index, position, now, group));
+            results.push(self.apply_group(index, position, now, group));
             position += group.batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
         }
         #[cfg(debug_assertions)]
-        if at.index.0.is_multiple_of(64) {
+        if index.0.is_multiple_of(64) {
             self.check_groups(groups);
         }
         results
@@ -300,7 +424,9 @@ impl State {
         if known.is_none() && self.dropped.contains_key(&partition.topic) {
             return Err(Rejected::TopicDropped);
         }
-        let Checked { mut chunk, producers } = check_group(group, known.as_deref().map(Box::as_ref), now)?;
+        let region_epoch = self.standing.is_counted().then(|| self.standing.region_epoch());
+        let Checked { mut chunk, producers } =
+            check_group(group, known.as_deref().map(Box::as_ref), region_epoch, now)?;
         chunk.index = index;
         chunk.at = u32::try_from(position).map_err(|_| Rejected::Group {
             what: "it lies beyond 4 GiB",
@@ -335,9 +461,11 @@ impl State {
     /// Partitions with a long index are left to [`State::check`]: this one runs under load in tests.
     #[cfg(debug_assertions)]
     fn check_groups(&self, groups: &[AppendGroup]) {
-        let partitions = groups.iter().filter_map(|group| self.partition(group.partition));
-        for state in partitions.filter(|state| state.chunks.len() <= CHUNKS_CHECKED_MAX) {
-            if let Err(broken) = state.check() {
+        let partitions = groups
+            .iter()
+            .filter_map(|group| Some((group.partition, self.partition(group.partition)?)));
+        for (partition, state) in partitions.filter(|(_, state)| state.chunks.len() <= CHUNKS_CHECKED_MAX) {
+            if let Err(broken) = state.check(self.extents(partition)) {
                 panic!("shard {}: {broken}", self.shard);
             }
         }
@@ -352,10 +480,22 @@ struct Checked {
     producers: Producers,
 }
 
-/// Checks every batch of a group before the first one changes anything, and sums them up.
+/// What content is answered that this region may not add.
+fn refused(command: &Command, not_owner: NotOwner) -> Outcome {
+    match command {
+        Command::Append { groups, .. } => {
+            Outcome::Append(groups.iter().map(|_| Err(not_owner.into())).collect())
+        }
+        _ => Outcome::NotOwner(not_owner),
+    }
+}
+
+/// Checks every batch of a group before the first one changes anything, and sums them up. `region_epoch`: the one in
+/// force, once epochs are counted.
 fn check_group(
     group: &AppendGroup,
     known: Option<&PartitionState>,
+    region_epoch: Option<RegionEpoch>,
     now: TimestampMs,
 ) -> Result<Checked, Rejected> {
     let start = known.map_or(Offset(0), PartitionState::high_watermark);
@@ -373,7 +513,7 @@ fn check_group(
             }
             .into());
         }
-        if header.base_offset != end {
+        if header.base_offset != end && !mutant!(LeadBeforeApplied) {
             return Err(Rejected::BaseOffset {
                 stamped: header.base_offset,
                 end,
@@ -382,6 +522,12 @@ fn check_group(
         let epoch = header.leader_epoch.ok_or(Rejected::Group {
             what: "a batch has no leader epoch",
         })?;
+        if let Some(present) = region_epoch.filter(|present| epoch.region() != *present) {
+            return Err(Rejected::RegionEpoch {
+                stamped: epoch.region(),
+                present,
+            });
+        }
         match latest {
             Some(latest) if epoch < latest => {
                 return Err(Rejected::LeaderEpoch {

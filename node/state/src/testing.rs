@@ -1,10 +1,15 @@
 //! Batches for this crate's tests: real headers, and records that nobody looks into.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use meridian_types::{LeaderEpoch, LogPosition, Offset, Partition, RaftIndex, Term, TopicId, Uuid};
+use meridian_tiered_storage::manifest::{NewExtent, NewObject, ObjectName};
+use meridian_types::{
+    LeaderEpoch, LogPosition, Offset, Partition, RaftIndex, Term, TimestampMs, TopicId, Uuid,
+};
 use meridian_wire::batch::{BatchHeader, stamp};
 
-use crate::AppendGroup;
+use crate::{AppendGroup, Chunk, Command, State};
 
 /// A batch to be made.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +102,53 @@ pub(crate) fn group(partition: Partition, batches: impl IntoIterator<Item = Byte
     }
 }
 
-/// A stored file of format version 1. With `BLESS=1` in the environment it is written anew, for a review of the diff.
+/// What a leader proposes when it has uploaded everything up to `through` as object number `n`: one extent for each
+/// partition.
+pub(crate) fn bundle(state: &State, through: RaftIndex, n: u128) -> Command {
+    let mut chunks: BTreeMap<Partition, Vec<Chunk>> = BTreeMap::new();
+    for (partition, held, start) in state.untiered() {
+        let taken = held.chunks_from(start).take_while(|chunk| chunk.index <= through);
+        chunks.insert(partition, taken.collect());
+    }
+    chunks.retain(|_, chunks| !chunks.is_empty());
+    let extents: Vec<_> = (0..)
+        .zip(&chunks)
+        .map(|(frame, (partition, chunks))| (*partition, extent_of(frame, chunks)))
+        .collect();
+    let stored_bytes: u64 = extents.iter().map(|(_, extent)| extent.stored_bytes).sum();
+    let footer_at = 8 + stored_bytes;
+    Command::Tiered {
+        sequence: state.manifest().sequence(),
+        through,
+        object: NewObject {
+            name: ObjectName {
+                term: Term(3),
+                id: Uuid::from_u128(n),
+            },
+            bytes: footer_at + 1000,
+            footer_at,
+            footer_crc: 9,
+        },
+        extents,
+        now: TimestampMs(1_700_000_100_000),
+    }
+}
+
+fn extent_of(frame: u32, chunks: &[Chunk]) -> NewExtent {
+    let (first, last) = (chunks[0], chunks[chunks.len() - 1]);
+    let bytes = chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum();
+    NewExtent {
+        base_offset: first.base_offset,
+        end_offset: last.end_offset(),
+        frame,
+        raw_bytes: bytes,
+        stored_bytes: bytes,
+        max_timestamp: chunks.iter().map(|chunk| chunk.max_timestamp).max().unwrap(),
+        records: last.end_offset().0 - first.base_offset.0,
+    }
+}
+
+/// A stored file of the format. With `BLESS=1` in the environment it is written anew, for a review of the diff.
 pub(crate) fn assert_fixture(name: &str, bytes: &[u8]) {
     let path = format!("{}/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("BLESS").is_some() {
@@ -106,6 +157,6 @@ pub(crate) fn assert_fixture(name: &str, bytes: &[u8]) {
     let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     assert!(
         stored == bytes,
-        "{name}: the format differs from what version 1 stored; bump the version instead"
+        "{name}: the format differs from what is stored; bump its version instead"
     );
 }

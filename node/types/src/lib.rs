@@ -4,6 +4,7 @@
 //! taken for an offset of Kafka. Names follow `docs/GLOSSARY.md`. Behaviour belongs elsewhere.
 
 use std::fmt;
+use std::ops::Range;
 
 pub use uuid::Uuid;
 
@@ -37,6 +38,12 @@ number! {
     /// Rises by one with every promotion of a failover group. At most 2047, so that a
     /// [`LeaderEpoch`] stays positive in Kafka's signed 32 bits.
     RegionEpoch(u32)
+}
+
+number! {
+    /// Number of a region in its logical cluster, at most 999; decided when the region is founded. Node ids and
+    /// producer ids of a region follow from it, so that no two regions give the same one.
+    RegionNumber(u16)
 }
 
 number! {
@@ -88,6 +95,49 @@ impl ShardId {
     pub const CONTROLLER: Self = Self(u32::MAX);
 }
 
+impl RegionEpoch {
+    /// The last one.
+    pub const MAX: Self = Self((1 << (31 - LeaderEpoch::ELECTION_BITS)) - 1);
+
+    /// The epoch after this one; `None` after the last.
+    pub fn next(self) -> Option<Self> {
+        (self < Self::MAX).then_some(Self(self.0 + 1))
+    }
+}
+
+impl RegionNumber {
+    /// The last one.
+    pub const MAX: Self = Self(999);
+
+    /// Node ids of one region.
+    pub const NODE_IDS: u32 = 100_000;
+
+    /// Bits of a producer id that count inside one region.
+    pub const PRODUCER_ID_BITS: u32 = 48;
+
+    /// The ids of the region's nodes. Those of region 0 are what they were before regions had numbers.
+    pub fn node_ids(self) -> Range<u32> {
+        let first = u32::from(self.0) * Self::NODE_IDS;
+        first..first + Self::NODE_IDS
+    }
+
+    /// The node that is number `local` in the region; `None` beyond its range.
+    pub fn node(self, local: u32) -> Option<NodeId> {
+        (local < Self::NODE_IDS).then(|| NodeId(self.node_ids().start + local))
+    }
+
+    /// The region in whose range a node id lies.
+    pub fn of(node: NodeId) -> Option<Self> {
+        let number = u16::try_from(node.0 / Self::NODE_IDS).ok()?;
+        (number <= Self::MAX.0).then_some(Self(number))
+    }
+
+    /// The first producer id that the region deals.
+    pub fn first_producer_id(self) -> ProducerId {
+        ProducerId(u64::from(self.0) << Self::PRODUCER_ID_BITS)
+    }
+}
+
 impl RaftIndex {
     /// The index after this one.
     pub fn next(self) -> Self {
@@ -102,10 +152,7 @@ impl LeaderEpoch {
     /// The epoch of the `elections`-th election under `region`.
     pub fn new(region: RegionEpoch, elections: u32) -> Self {
         assert!(elections < 1 << Self::ELECTION_BITS, "elections fit their bits");
-        assert!(
-            region.0 < 1 << (31 - Self::ELECTION_BITS),
-            "region epoch fits its bits"
-        );
+        assert!(region <= RegionEpoch::MAX, "region epoch fits its bits");
         Self(region.0 << Self::ELECTION_BITS | elections)
     }
 
@@ -202,5 +249,27 @@ mod tests {
         let epoch = LeaderEpoch::new(RegionEpoch(3), 5);
         assert_eq!(epoch.region(), RegionEpoch(3));
         assert!(epoch > LeaderEpoch::new(RegionEpoch(2), 1000));
+    }
+
+    #[test]
+    fn regions_share_no_node_id_and_no_producer_id() {
+        assert_eq!(RegionNumber(1).node(2), Some(NodeId(100_002)));
+        assert_eq!(RegionNumber(1).node(100_000), None);
+        assert_eq!(RegionNumber::MAX.node(99_999), Some(NodeId(99_999_999)));
+        for number in [0, 1, 7, 999].map(RegionNumber) {
+            for node in [number.node_ids().start, number.node_ids().end - 1] {
+                assert_eq!(RegionNumber::of(NodeId(node)), Some(number));
+            }
+            assert!(i64::try_from(number.first_producer_id().0).is_ok());
+        }
+        assert_eq!(RegionNumber::of(NodeId(i32::MAX.unsigned_abs())), None);
+    }
+
+    #[test]
+    fn region_epochs_end_where_a_leader_epoch_has_no_more_bits() {
+        assert_eq!(RegionEpoch::MAX, RegionEpoch(2047));
+        assert_eq!(RegionEpoch(2046).next(), Some(RegionEpoch::MAX));
+        assert_eq!(RegionEpoch::MAX.next(), None);
+        assert!(LeaderEpoch::new(RegionEpoch::MAX, 1).0 <= i32::MAX.unsigned_abs());
     }
 }

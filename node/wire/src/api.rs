@@ -170,14 +170,30 @@ apis! {
     OffsetDelete = 47, OffsetDeleteRequest;
     DescribeCluster = 60, DescribeClusterRequest;
     DescribeProducers = 61, DescribeProducersRequest;
+    UnregisterBroker = 64, UnregisterBrokerRequest;
     ListConfigResources = 74, ListConfigResourcesRequest;
     DescribeTopicPartitions = 75, DescribeTopicPartitionsRequest;
+    DescribeRegion = 20001, DescribeRegionRequest;
+    DrainNode = 20002, DrainNodeRequest;
+    BalanceRegion = 20003, BalanceRegionRequest;
+    DescribeMirror = 20004, DescribeMirrorRequest;
+    SwitchOver = 20005, SwitchOverRequest;
+    AlterRegion = 20006, AlterRegionRequest;
+    ThrottleLink = 20007, ThrottleLinkRequest;
 }
 
+/// Numbers from here on are Meridian's own. Kafka is far from them.
+const PRIVATE_FROM: i16 = 20_000;
+
 impl ApiKey {
-    /// Kafka's number of it.
+    /// Kafka's number of it, or ours: see [`Self::is_private`].
     pub fn code(self) -> i16 {
         self as i16
+    }
+
+    /// Whether it is Meridian's own. Only clients that know it are told of it (`docs/formats/admin-api.md`).
+    pub fn is_private(self) -> bool {
+        self.code() >= PRIVATE_FROM
     }
 
     /// The versions to name in `ApiVersions`. These are [`ApiKey::versions`], but for one deliberate untruth, which is

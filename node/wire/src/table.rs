@@ -175,6 +175,7 @@ macro_rules! wire_struct {
                 Self::default()
             }
 
+            #[allow(unused_mut, reason = "a message may have no fields")]
             fn bytes_min(version: $crate::field::WireVersion) -> usize {
                 let mut bytes = usize::from(version.flexible);
                 $(
@@ -186,6 +187,7 @@ macro_rules! wire_struct {
                 bytes
             }
 
+            #[allow(unused_mut, reason = "a message may have no fields")]
             fn decode(
                 d: &mut $crate::codec::Decoder,
                 version: $crate::field::WireVersion,

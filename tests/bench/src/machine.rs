@@ -6,29 +6,38 @@ use std::process::Command;
 /// Clock ticks per second in `/proc`: 100 on every Linux that Rust runs on.
 const TICKS_PER_S: f64 = 100.0;
 
-/// CPU seconds, user and system, of a process with all its threads; 0 when it has ended.
-pub fn process_cpu_s(pid: u32) -> f64 {
-    stat_fields(&format!("/proc/{pid}/stat"), [13, 14])
+/// CPU seconds, user and system, of a process with all its threads; `None` when it has ended.
+pub fn process_cpu_s(pid: u32) -> Option<f64> {
+    let stat = Stat::read(&format!("/proc/{pid}/stat"))?;
+    // An ended process that nobody waited for still has its counts.
+    (stat.field(2)? != "Z").then(|| stat.seconds([13, 14]))
 }
 
 /// CPU seconds of all children that have ended and were waited for.
 pub fn ended_children_cpu_s() -> f64 {
-    stat_fields("/proc/self/stat", [15, 16])
+    Stat::read("/proc/self/stat").map_or(0.0, |stat| stat.seconds([15, 16]))
 }
 
-/// The sum of two fields of a `stat` file, counted from 0 as in proc(5) minus one, in seconds.
-fn stat_fields(path: &str, fields: [usize; 2]) -> f64 {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    // The name of the program may hold spaces and brackets; it is field 1.
-    let Some((_, rest)) = text.rsplit_once(") ") else {
-        return 0.0;
-    };
-    let values: Vec<&str> = rest.split(' ').collect();
-    fields
-        .iter()
-        .filter_map(|field| values.get(field - 2)?.parse::<f64>().ok())
-        .sum::<f64>()
-        / TICKS_PER_S
+/// A `stat` file from field 2 on, counted from 0 as in proc(5) minus one.
+struct Stat(String);
+
+impl Stat {
+    fn read(path: &str) -> Option<Self> {
+        let text = fs::read_to_string(path).ok()?;
+        // The name of the program may hold spaces and brackets; it is field 1.
+        let (_, rest) = text.rsplit_once(") ")?;
+        Some(Self(rest.to_owned()))
+    }
+
+    fn field(&self, number: usize) -> Option<&str> {
+        self.0.split(' ').nth(number - 2)
+    }
+
+    /// The sum of two fields in seconds.
+    fn seconds(&self, fields: [usize; 2]) -> f64 {
+        let ticks = |field: &usize| self.field(*field)?.parse::<f64>().ok();
+        fields.iter().filter_map(ticks).sum::<f64>() / TICKS_PER_S
+    }
 }
 
 /// Resident memory of a process, and the most it ever had, in bytes.
@@ -91,6 +100,12 @@ pub fn load_average() -> String {
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
+/// What the kernel's TCP does about loss; `unknown` where it does not say.
+pub fn tcp_congestion_control() -> String {
+    let name = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    name.map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
 /// One line: processor, cores, memory, kernel.
 pub fn description() -> String {
     let first = |path: &str, name: &str| {
@@ -145,14 +160,29 @@ mod tests {
     #[test]
     fn the_cpu_time_of_this_process_grows_as_it_works() {
         let pid = std::process::id();
-        let before = process_cpu_s(pid);
+        let cpu_s = || process_cpu_s(pid).expect("this process runs");
+        let before = cpu_s();
         let start = std::time::Instant::now();
         let mut sum = 0_u64;
-        while process_cpu_s(pid) < before + 0.03 {
+        while cpu_s() < before + 0.03 {
             sum = std::hint::black_box(sum.wrapping_add(1));
             assert!(start.elapsed().as_secs() < 20, "no CPU time was counted");
         }
         assert!(resident_bytes(pid).0 > 0);
         assert!(MachineCpu::now().busy_s > 0.0);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_has_no_cpu_time_whether_it_was_waited_for_or_not() {
+        let mut child = Command::new("true").spawn().expect("true runs");
+        let start = std::time::Instant::now();
+        while process_cpu_s(child.id()).is_some() {
+            assert!(
+                start.elapsed().as_secs() < 20,
+                "an ended process counts as running"
+            );
+        }
+        child.wait().expect("it is ours");
+        assert_eq!(process_cpu_s(child.id()), None);
     }
 }

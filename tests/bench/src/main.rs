@@ -1,10 +1,11 @@
-//! `bench run`, `bench partitions`, `bench profile`; `bench generate` is what the first three start as a client.
+//! `bench run`, `bench partitions`, `bench profile`, `bench tier`, `bench wan`; `bench generate` is what the others start as a client.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use meridian_bench::generator::{outcome::Outcome, paced};
-use meridian_bench::{compare, partitions, profile, report};
+use meridian_bench::{compare, partitions, profile, report, tier, wan};
+use serde::Serialize;
 
 /// Meridian beside Apache Kafka on this machine.
 #[derive(Parser)]
@@ -22,6 +23,10 @@ enum Command {
     Partitions(partitions::Options),
     /// Run a workload under `perf record`, and list where the server spent its time.
     Profile(profile::Options),
+    /// Measure what tiering costs, and how fast history comes back; print a report and store it.
+    Tier(tier::Options),
+    /// Measure what arrives over a WAN, beside MirrorMaker 2; print a report and store it. Needs root.
+    Wan(wan::Options),
     /// Be a client: prints one line of JSON.
     #[command(subcommand)]
     Generate(Generate),
@@ -38,6 +43,8 @@ fn main() -> ExitCode {
         Command::Run(options) => run(&options),
         Command::Partitions(options) => partitions::run(&options),
         Command::Profile(options) => profile::run(&options),
+        Command::Tier(options) => run_tier(&options),
+        Command::Wan(options) => run_wan(&options),
         Command::Generate(Generate::Paced(options)) => print(paced::run(&options)),
     };
     match result {
@@ -51,13 +58,32 @@ fn main() -> ExitCode {
 
 fn run(options: &compare::Options) -> Result<(), String> {
     let run = compare::run(options)?;
-    println!("{}", report::markdown(&run));
-    if !options.no_store {
-        let path = report::store(&run, &options.name)?;
-        eprintln!("stored {}", path.display());
-    }
+    let name = (!options.no_store).then(|| options.name());
+    show(&run, &report::markdown(&run), &run.date, name.as_deref())?;
     if run.samples.is_empty() {
         return Err("nothing was measured".to_owned());
+    }
+    Ok(())
+}
+
+fn run_tier(options: &tier::Options) -> Result<(), String> {
+    let run = tier::run(options)?;
+    let name = (!options.no_store).then_some(&*options.name);
+    show(&run, &tier::markdown(&run), &run.date, name)
+}
+
+fn run_wan(options: &wan::Options) -> Result<(), String> {
+    let run = wan::run(options)?;
+    let name = (!options.no_store).then_some(&*options.name);
+    show(&run, &wan::markdown(&run), &run.date, name)
+}
+
+/// Prints the report of a run, and stores it where it has a name.
+fn show(run: &impl Serialize, markdown: &str, date: &str, name: Option<&str>) -> Result<(), String> {
+    println!("{markdown}");
+    if let Some(name) = name {
+        let path = report::store(run, markdown, date, name)?;
+        eprintln!("stored {}", path.display());
     }
     Ok(())
 }

@@ -10,9 +10,14 @@ use meridian_compat::{Process, workspace};
 use rustix::process::Signal;
 
 use crate::client;
+use crate::compare;
 use crate::report;
+use crate::space;
 use crate::system::{Running, System};
 use crate::workload::{self, Length, Workload};
+
+/// Taken in before the workload.
+const WARM_BYTES: u64 = 500_000_000;
 
 /// Options of `bench profile`.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,6 +28,9 @@ pub struct Options {
     /// What to look at.
     #[arg(long, value_enum, default_value = "F")]
     pub system: System,
+    /// Its nodes: 1 or 3; samples of all are counted together.
+    #[arg(long, default_value_t = 1, value_parser = compare::parse_nodes)]
+    pub nodes: usize,
     /// Seconds of the window.
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
@@ -40,26 +48,21 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), String> {
     let length = Length {
         seconds: options.seconds,
-        warm_s: 1.0,
-        warm_bytes: 500_000_000,
-        java_records: (options.seconds * 100_000.0) as u64,
+        ..Length::of(options.nodes, true)
     };
+    space::require(&workspace::target(), options.nodes, &length)?;
     let rdkafka = client::build_rdkafka().ok();
-    let running = Running::start(options.system, "profile")?;
-    workload::warm(&running, "warm", length.warm_bytes)?;
+    let running = Running::start(options.system, options.nodes, "profile")?;
+    workload::warm(&running, WARM_BYTES)?;
     let folder = workspace::target().join("profile");
     std::fs::create_dir_all(&folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
     let data = folder.join("perf.data");
+    let pids: Vec<String> = running.pids().iter().map(u32::to_string).collect();
     let mut command = Command::new("perf");
     command
         // No hardware counters in a virtual machine. Frame pointers are not kept, but line tables are.
         .args(["record", "--event", "cpu-clock", "--call-graph", "dwarf,16384"])
-        .args([
-            "--freq",
-            &options.frequency.to_string(),
-            "--pid",
-            &running.pid().to_string(),
-        ])
+        .args(["--freq", &options.frequency.to_string(), "--pid", &pids.join(",")])
         .arg("--output")
         .arg(&data);
     let mut perf = Process::start(
@@ -74,11 +77,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         .map_err(|e| format!("perf: {e}\n{}", perf.log_tail(20)))?;
     perf.wait(Duration::from_secs(120))
         .ok_or("perf did not end within two minutes")?;
-    running.stop()?;
+    running.end()?;
     let sample = sample?;
 
     let stacks = folded(&data)?;
-    let name = format!("{}-{}", options.workload, options.system);
+    let name = format!("{}-{}-{}", options.workload, options.system, options.nodes);
     let text: String = stacks
         .iter()
         .map(|(stack, count)| format!("{stack} {count}\n"))

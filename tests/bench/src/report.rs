@@ -3,29 +3,40 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
+use crate::aim::{Against, aims};
 use crate::compare::Run;
+use crate::sample::{Found, Metric, Sample};
 use crate::statistics::{Estimate, estimate, median};
 use crate::system::System;
-use crate::workload::{Metric, Sample, Workload};
+use crate::workload::Workload;
 
 /// More CPU than this used by others makes a sample doubtful.
 const OUTSIDE_SHARE_MAX: f64 = 0.05;
 
 /// One sample, for a terminal.
 pub fn line(sample: &Sample) -> String {
-    let mut text = format!(
-        "{:<13} {:>7.1} MB/s  server {:>5.2} CPU s/GB  client {:>5.2}",
-        sample.workload.to_string(),
-        sample.mb_per_s,
-        sample.server_cpu_s_per_gb,
-        sample.client_cpu_s_per_gb
-    );
-    if let (Some(p50), Some(p99), Some(p999)) = (
-        sample.outcome.p50_ms,
-        sample.outcome.p99_ms,
-        sample.outcome.p999_ms,
-    ) {
-        write!(text, "  p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} ms").expect("a string takes all");
+    let mut text = format!("{:<13} ", sample.workload.to_string());
+    match &sample.found {
+        Found::Load {
+            outcome,
+            mb_per_s,
+            server_cpu_s_per_gb,
+            client_cpu_s_per_gb,
+        } => {
+            write!(
+                text,
+                "{mb_per_s:>7.1} MB/s  server {server_cpu_s_per_gb:>5.2} CPU s/GB  client {client_cpu_s_per_gb:>5.2}"
+            )
+            .expect("a string takes all");
+            if let (Some(p50), Some(p99), Some(p999)) = (outcome.p50_ms, outcome.p99_ms, outcome.p999_ms) {
+                write!(text, "  p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} ms").expect("a string takes all");
+            }
+        }
+        Found::Idle { core_percent } => {
+            write!(text, "{core_percent:>7.2} % of a core").expect("a string takes all");
+        }
     }
     if sample.outside_share > OUTSIDE_SHARE_MAX {
         write!(
@@ -71,13 +82,17 @@ fn ratio(run: &Run, of: System, to: System, workload: Workload, metric: Metric) 
 /// The whole report.
 pub fn markdown(run: &Run) -> String {
     let mut text = String::new();
+    let nodes = match run.nodes {
+        1 => String::new(),
+        nodes => format!(", {nodes} nodes"),
+    };
     let title = if run.quick { ", a quick run" } else { "" };
     let mut add = |line: String| {
         text.push_str(&line);
         text.push('\n');
     };
     add(format!(
-        "# Meridian beside Apache Kafka 4.3, {}{title}\n",
+        "# Meridian beside Apache Kafka 4.3{nodes}, {}{title}\n",
         run.date
     ));
     add(format!(
@@ -113,12 +128,12 @@ pub fn markdown(run: &Run) -> String {
         ));
     }
     for system in &run.systems {
-        add(format!("- **{system}**: {}", system.description()));
+        add(format!("- **{system}**: {}", system.description(run.nodes)));
     }
     add(String::new());
     add(table(run));
     if run.systems.contains(&System::F) {
-        add(format!("## Aims\n\n{}", aims(run)));
+        add(format!("## Aims\n\n{}", aims_table(run)));
     }
     let shares: Vec<f64> = run.samples.iter().map(|s| s.outside_share * 100.0).collect();
     add(format!(
@@ -193,42 +208,46 @@ fn table(run: &Run) -> String {
     text
 }
 
-fn aims(run: &Run) -> String {
+fn aims_table(run: &Run) -> String {
     let mut text = String::from("| workload | | aim | found | |\n|---|---|---|---|---|\n");
     for workload in &run.workloads {
-        for aim in workload.aims() {
-            let Some(found) = ratio(run, System::F, aim.to, *workload, aim.metric) else {
-                continue;
+        for aim in aims(*workload, run.nodes) {
+            let of_f = |workload| median_of(run, System::F, workload, aim.metric);
+            let (wanted, found) = match aim.against {
+                Against::System(to) => {
+                    let ratio = ratio(run, System::F, to, *workload, aim.metric);
+                    let shown = ratio.map(|it| (it.median, interval(it)));
+                    (format!("{}x {to}", aim.value), shown)
+                }
+                Against::Workload(other) => {
+                    let ratio = of_f(*workload).zip(of_f(other)).map(|(of, to)| of / to);
+                    (
+                        format!("{}x {other}", aim.value),
+                        ratio.map(|it| (it, number(it))),
+                    )
+                }
+                Against::Nothing => {
+                    let shown = of_f(*workload).map(|it| (it, number(it)));
+                    (aim.value.to_string(), shown)
+                }
             };
-            let word = if aim.metric == Metric::MbPerS {
+            let word = if aim.metric.is_to_be_high() {
                 "at least"
             } else {
                 "at most"
             };
-            let verdict = if aim.is_met_by(found.median) {
-                "met"
-            } else {
-                "missed"
+            let (shown, verdict) = match found {
+                Some((value, shown)) if aim.is_met_by(value) => (shown, "met"),
+                Some((_, shown)) => (shown, "missed"),
+                None => ("-".to_owned(), "not measured"),
             };
-            let (label, to) = (aim.metric.label(), aim.to);
+            let label = aim.metric.label();
             writeln!(
                 text,
-                "| {workload} | {label} | {word} {}x {to} | {} | {verdict} |",
-                aim.ratio,
-                interval(found)
+                "| {workload} | {label} | {word} {wanted} | {shown} | {verdict} |"
             )
             .expect("a string takes all");
         }
-    }
-    let at = |workload| median_of(run, System::F, workload, Metric::MbPerS);
-    if let (Some(few), Some(many)) = (at(Workload::Prepared16), at(Workload::Prepared1000)) {
-        let found = many / few;
-        let verdict = if found >= 0.85 { "met" } else { "missed" };
-        writeln!(
-            text,
-            "| prepared1000 | MB/s | at least 0.85x prepared16 | {found:.2} | {verdict} |"
-        )
-        .expect("a string takes all");
     }
     text
 }
@@ -246,14 +265,14 @@ fn interval(estimate: Estimate) -> String {
     format!("{median:.2} [{low:.2}..{high:.2}]")
 }
 
-/// Writes `docs/benchmarks/DATE-NAME.md` and `.json`; gives the first. Errors: the files cannot be written.
-pub fn store(run: &Run, name: &str) -> Result<PathBuf, String> {
-    let path = path(&run.date, name);
+/// Writes `docs/benchmarks/DATE-NAME.md` and, with all of `run`, `.json`; gives the first. Errors: the files cannot be written.
+pub fn store(run: &impl Serialize, markdown: &str, date: &str, name: &str) -> Result<PathBuf, String> {
+    let path = path(date, name);
     let json = serde_json::to_string_pretty(run).expect("a run is plain data");
     let write = |path: &Path, text: &str| {
         std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
     };
-    write(&path, &markdown(run))?;
+    write(&path, markdown)?;
     write(&path.with_extension("json"), &(json + "\n"))?;
     Ok(path)
 }

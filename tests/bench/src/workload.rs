@@ -1,7 +1,9 @@
-//! What is done to each system, and what is aimed at.
+//! What is done to each system.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::client::{self, JavaProduce};
 use crate::generator::outcome::Outcome;
 use crate::machine::{self, MachineCpu};
+use crate::sample::{Found, Sample};
 use crate::system::{Running, System};
 
 /// Bytes of every record.
@@ -16,8 +19,12 @@ const RECORD_BYTES: u64 = 1024;
 /// Records per second, for two seconds, that consumers read then: 410 MB, below the 512 MiB that a node of ours keeps in
 /// memory, and below any page cache.
 const FILL_RATE: u64 = 200_000;
-/// Records per second of the latency workloads.
-const RATE: u64 = 20_000;
+/// Topics of one partition each in a system that idles.
+const IDLE_TOPICS: u32 = 1000;
+/// How long what creating topics set off may go on.
+const IDLE_SETTLE: Duration = Duration::from_secs(15);
+/// Seconds of a portion of the warm-up; its topic is gone before the next.
+pub const WARM_PORTION_S: f64 = 3.0;
 
 /// One thing to do, always with records of 1 KiB and acks=all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -25,13 +32,15 @@ const RATE: u64 = 20_000;
 pub enum Workload {
     /// librdkafka, one producer, 16 partitions, 64 KiB batches, linger 5 ms, 5 in flight.
     Rdkafka,
-    /// 64 producers with prepared 64 KiB batches, 16 partitions, 5 in flight each.
+    /// The same with 1 MB batches and linger 50 ms.
+    Rdkafka1m,
+    /// 64 producers with prepared 64 KiB batches, 16 partitions, 5 in flight each on each broker.
     Prepared16,
     /// The same over 1000 partitions.
     Prepared1000,
-    /// 20,000 records/s, one record in each request, open loop over 16 connections.
+    /// 20,000 records/s (10,000 on several nodes), one record in each request, open loop, 16 partitions, a connection for each.
     Paced,
-    /// Java's `ProducerPerformance`, 20,000 records/s, linger 0.
+    /// Java's `ProducerPerformance` at the same rate, linger 0.
     JavaPaced,
     /// Java's `ProducerPerformance`, 16 partitions, 64 KiB batches, linger 5 ms.
     Java,
@@ -39,6 +48,8 @@ pub enum Workload {
     Consume,
     /// Java's `ConsumerPerformance` reads the same.
     JavaConsume,
+    /// 1000 topics, and nobody asks for anything.
+    Idle,
 }
 
 impl fmt::Display for Workload {
@@ -57,120 +68,71 @@ pub struct Length {
     pub warm_s: f64,
     /// Record bytes that a freshly started system takes in before anything is measured.
     pub warm_bytes: u64,
+    /// Seconds over which an idle system is watched.
+    pub idle_s: f64,
+}
+
+impl Length {
+    /// As long as it takes; `quick`: long enough to see what works.
+    pub fn of(nodes: usize, quick: bool) -> Self {
+        Self {
+            // Three nodes write all three times, on one disk.
+            seconds: match (nodes, quick) {
+                (1, false) => 10.0,
+                (1, true) => 4.0,
+                (_, false) => 6.0,
+                (_, true) => 3.0,
+            },
+            warm_s: if nodes == 1 && !quick { 2.0 } else { 1.0 },
+            warm_bytes: if quick { 1_000_000_000 } else { 5_000_000_000 },
+            idle_s: if quick { 20.0 } else { 60.0 },
+        }
+    }
+
     /// Records of a Java producer that goes as fast as it can.
-    pub java_records: u64,
-}
-
-/// One workload on one system in one block.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sample {
-    /// Number of the block, from 1.
-    pub block: u32,
-    /// Which system.
-    pub system: System,
-    /// Which workload.
-    pub workload: Workload,
-    /// What the client saw.
-    pub outcome: Outcome,
-    /// 10^6 record bytes per second within the window.
-    pub mb_per_s: f64,
-    /// CPU seconds of the server's process per 10^9 record bytes, the client's warm-up included.
-    pub server_cpu_s_per_gb: f64,
-    /// The same of the client.
-    pub client_cpu_s_per_gb: f64,
-    /// Share of all cores that neither server nor client used but others did, steal included.
-    pub outside_share: f64,
-}
-
-/// A number of a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Metric {
-    /// [`Sample::mb_per_s`].
-    MbPerS,
-    /// [`Sample::server_cpu_s_per_gb`].
-    CpuSPerGb,
-    /// Median latency.
-    P50Ms,
-    /// 99th percentile.
-    P99Ms,
-    /// 99.9th percentile.
-    P999Ms,
-}
-
-impl Metric {
-    /// All, in the order of the tables.
-    pub const ALL: [Self; 5] = [
-        Self::MbPerS,
-        Self::CpuSPerGb,
-        Self::P50Ms,
-        Self::P99Ms,
-        Self::P999Ms,
-    ];
-
-    /// What stands in the tables.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::MbPerS => "MB/s",
-            Self::CpuSPerGb => "server CPU s/GB",
-            Self::P50Ms => "p50 ms",
-            Self::P99Ms => "p99 ms",
-            Self::P999Ms => "p99.9 ms",
-        }
-    }
-
-    /// Its value, where the sample has one.
-    pub fn of(self, sample: &Sample) -> Option<f64> {
-        match self {
-            Self::MbPerS => Some(sample.mb_per_s),
-            Self::CpuSPerGb => Some(sample.server_cpu_s_per_gb),
-            Self::P50Ms => sample.outcome.p50_ms,
-            Self::P99Ms => sample.outcome.p99_ms,
-            Self::P999Ms => sample.outcome.p999_ms,
-        }
-    }
-}
-
-/// What Meridian with fsync is to reach, as a ratio to a Kafka.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Aim {
-    /// Of which number.
-    pub metric: Metric,
-    /// To which system.
-    pub to: System,
-    /// The ratio.
-    pub ratio: f64,
-}
-
-impl Aim {
-    /// Whether `ratio` reaches it: throughput is to be at least the aim, all else at most.
-    pub fn is_met_by(&self, ratio: f64) -> bool {
-        match self.metric {
-            Metric::MbPerS => ratio >= self.ratio,
-            _ => ratio <= self.ratio,
-        }
+    fn java_records(&self) -> u64 {
+        (self.seconds * 100_000.0) as u64
     }
 }
 
 impl Workload {
-    /// What is aimed at.
-    pub fn aims(self) -> Vec<Aim> {
-        let aim = |metric, to, ratio| Aim { metric, to, ratio };
-        match self {
-            Self::Rdkafka => vec![
-                aim(Metric::MbPerS, System::K0, 1.3),
-                aim(Metric::MbPerS, System::K1, 4.0),
-                aim(Metric::CpuSPerGb, System::K0, 0.35),
-            ],
-            Self::Prepared16 | Self::Prepared1000 => vec![aim(Metric::MbPerS, System::K0, 2.0)],
-            Self::Paced | Self::JavaPaced => vec![aim(Metric::P99Ms, System::K0, 0.25)],
-            Self::Consume | Self::JavaConsume => vec![aim(Metric::MbPerS, System::K0, 1.5)],
-            Self::Java => Vec::new(),
+    /// Those of a run, in order.
+    pub fn all(nodes: usize) -> Vec<Self> {
+        if nodes == 1 {
+            vec![
+                Self::Rdkafka,
+                Self::Prepared16,
+                Self::Prepared1000,
+                Self::Paced,
+                Self::JavaPaced,
+                Self::Java,
+                Self::Consume,
+                Self::JavaConsume,
+            ]
+        } else {
+            vec![
+                Self::Rdkafka,
+                Self::Rdkafka1m,
+                Self::Prepared16,
+                Self::Prepared1000,
+                Self::Paced,
+                Self::Idle,
+            ]
         }
     }
 
+    /// Whether its client is librdkafka.
+    pub fn needs_rdkafka(self) -> bool {
+        matches!(self, Self::Rdkafka | Self::Rdkafka1m)
+    }
+
+    /// Partitions of each of its topics.
     fn partitions(self) -> u32 {
-        if self == Self::Prepared1000 { 1000 } else { 16 }
+        match self {
+            Self::Prepared1000 => 1000,
+            Self::Idle => 1,
+            _ => 16,
+        }
     }
 
     /// Does it to a running system: topic, data to read, then what is measured, then the topic goes.
@@ -183,62 +145,126 @@ impl Workload {
         length: &Length,
         rdkafka: Option<&Path>,
     ) -> Result<Sample, String> {
-        let topic = format!("{self}-{block}");
-        on.create_topic(&topic, self.partitions(), &[])?;
-        let work = Work {
-            workload: self,
-            bootstrap: on.server.bootstrap(),
-            directory: on.server.directory().join(format!("{topic}.client")),
-            topic: &topic,
-            length,
-            rdkafka,
+        on.settle()?;
+        let topics = match self {
+            Self::Idle => (0..IDLE_TOPICS).map(|n| format!("{self}-{block}-{n}")).collect(),
+            _ => vec![format!("{self}-{block}")],
         };
-        std::fs::create_dir_all(&work.directory).map_err(|e| format!("cannot make a directory: {e}"))?;
-        let filled = work.prepare()?;
-        // What an earlier workload left unwritten is not this one's burden.
-        rustix::fs::sync();
-        let before = (machine::process_cpu_s(on.pid()), machine::ended_children_cpu_s());
-        let (machine_before, start) = (MachineCpu::now(), std::time::Instant::now());
-        let outcome = work.measure(filled)?;
-        let server_s = machine::process_cpu_s(on.pid()) - before.0;
-        let client_s = machine::ended_children_cpu_s() - before.1;
-        let (machine_after, elapsed_s) = (MachineCpu::now(), start.elapsed().as_secs_f64());
-        let outside_s = machine_after.busy_s - machine_before.busy_s - server_s - client_s
-            + (machine_after.steal_s - machine_before.steal_s);
-        on.delete_topic(&topic)?;
-        let gb = outcome.bytes as f64 / 1e9;
+        let found = topics
+            .iter()
+            .try_for_each(|topic| on.create_topic(topic, self.partitions(), &[]))
+            .and_then(|()| match self {
+                Self::Idle => idle(on, length),
+                _ => self.load(on, &topics[0], length, rdkafka),
+            });
+        // Also after a failure: the disk is for the next one.
+        let deleted = on.delete_topics(&topics);
+        let (found, outside_share) = found?;
+        deleted?;
         Ok(Sample {
             block,
             system: on.system,
             workload: self,
-            mb_per_s: outcome.mb_per_s(),
-            server_cpu_s_per_gb: server_s / gb,
-            client_cpu_s_per_gb: client_s / gb,
-            outside_share: (outside_s / elapsed_s / machine::cores() as f64).max(0.0),
-            outcome,
+            outside_share,
+            found,
         })
     }
+
+    fn load(
+        self,
+        on: &Running,
+        topic: &str,
+        length: &Length,
+        rdkafka: Option<&Path>,
+    ) -> Result<(Found, f64), String> {
+        let work = Work {
+            workload: self,
+            bootstrap: on.bootstrap(),
+            directory: on.directory().join(format!("{topic}.client")),
+            topic,
+            length,
+            rate: if on.nodes() == 1 { 20_000 } else { 10_000 },
+            rdkafka,
+        };
+        std::fs::create_dir_all(&work.directory).map_err(|e| format!("cannot make a directory: {e}"))?;
+        let filled = work.prepare()?;
+        let (outcome, used) = watch(on, || work.measure(filled))?;
+        let gb = outcome.bytes as f64 / 1e9;
+        let found = Found::Load {
+            mb_per_s: outcome.mb_per_s(),
+            server_cpu_s_per_gb: used.server_s / gb,
+            client_cpu_s_per_gb: used.client_s / gb,
+            outcome,
+        };
+        Ok((found, used.outside_share))
+    }
+}
+
+/// Nothing happens, for a while.
+fn idle(on: &Running, length: &Length) -> Result<(Found, f64), String> {
+    sleep(IDLE_SETTLE);
+    let ((), used) = watch(on, || {
+        sleep(Duration::from_secs_f64(length.idle_s));
+        Ok(())
+    })?;
+    let core_percent = used.server_s * 100.0 / used.elapsed_s;
+    Ok((Found::Idle { core_percent }, used.outside_share))
+}
+
+/// CPU time that went by while something was measured.
+struct Used {
+    server_s: f64,
+    client_s: f64,
+    elapsed_s: f64,
+    outside_share: f64,
+}
+
+/// Measures what the servers, the clients and others use meanwhile.
+fn watch<T>(on: &Running, measured: impl FnOnce() -> Result<T, String>) -> Result<(T, Used), String> {
+    // What an earlier workload left unwritten is not this one's burden.
+    rustix::fs::sync();
+    let before = (on.cpu_s()?, machine::ended_children_cpu_s());
+    let (machine_before, start) = (MachineCpu::now(), Instant::now());
+    let result = measured();
+    let elapsed_s = start.elapsed().as_secs_f64();
+    let machine_after = MachineCpu::now();
+    // A node that ended explains why the client failed.
+    let server_s = on.cpu_s()? - before.0;
+    let value = result?;
+    let client_s = machine::ended_children_cpu_s() - before.1;
+    let outside_s = machine_after.busy_s - machine_before.busy_s - server_s - client_s
+        + (machine_after.steal_s - machine_before.steal_s);
+    let used = Used {
+        server_s,
+        client_s,
+        elapsed_s,
+        outside_share: (outside_s / elapsed_s / machine::cores() as f64).max(0.0),
+    };
+    Ok((value, used))
 }
 
 /// Takes at least `bytes` of records into a running system, as [`Workload::Prepared16`] does; gives the last seconds of it.
 ///
 /// Errors: as [`Workload::run`].
-pub fn warm(on: &Running, topic: &str, bytes: u64) -> Result<Outcome, String> {
+pub fn warm(on: &Running, bytes: u64) -> Result<Outcome, String> {
     // Kafka with a flush for every message would take minutes; its flushing is warmed by the workloads themselves.
     let unflushed = [("flush.messages", "9223372036854775807")];
     let configs: &[(&str, &str)] = if on.system == System::K1 { &unflushed } else { &[] };
-    on.create_topic(topic, 16, configs)?;
     let mut taken = 0;
-    loop {
-        let arguments = format!("{PREPARED} --topic {topic} --partitions 16 --duration 3s");
-        let outcome =
-            client::meridian_bench(on.server.directory(), on.server.bootstrap(), &words(&arguments))?;
+    for portion in 1.. {
+        let topic = format!("warm-{portion}");
+        on.settle()?;
+        on.create_topic(&topic, 16, configs)?;
+        let arguments = format!("{PREPARED} --topic {topic} --partitions 16 --duration {WARM_PORTION_S}s");
+        let outcome = client::meridian_bench(on.directory(), on.bootstrap(), &words(&arguments));
+        on.delete_topics(&[topic])?;
+        let outcome = outcome?;
         taken += outcome.bytes;
         if taken >= bytes {
-            on.delete_topic(topic)?;
             return Ok(outcome);
         }
     }
+    unreachable!("there are more portions than bytes")
 }
 
 /// 64 producers with prepared batches; every second counts.
@@ -255,6 +281,8 @@ struct Work<'a> {
     directory: PathBuf,
     topic: &'a str,
     length: &'a Length,
+    /// Records per second of the latency workloads.
+    rate: u64,
     rdkafka: Option<&'a Path>,
 }
 
@@ -270,14 +298,14 @@ impl Work<'_> {
             }
             // `meridian bench` has no bytes of its warm-up to divide the server's CPU time by.
             Workload::Prepared16 | Workload::Prepared1000 => {
+                let warm_s = self.length.warm_s;
+                let thousand = format!("--duration {}s --rate {FILL_RATE}", warm_s * 5.0);
                 // Kafka makes the files of a partition when it is first written to: a thousand take seconds.
-                let rounds = if self.workload == Workload::Prepared1000 {
-                    5.0
-                } else {
-                    1.0
+                let how = match self.workload {
+                    Workload::Prepared1000 => thousand,
+                    _ => format!("--duration {warm_s}s"),
                 };
-                let warm_s = self.length.warm_s * rounds;
-                format!("{PREPARED} --topic {topic} --partitions {partitions} --duration {warm_s}s")
+                format!("{PREPARED} --topic {topic} --partitions {partitions} {how}")
             }
             _ => return Ok(0),
         };
@@ -286,17 +314,7 @@ impl Work<'_> {
     }
 
     fn measure(&self, filled: u64) -> Result<Outcome, String> {
-        let Length {
-            seconds,
-            warm_s,
-            java_records,
-            ..
-        } = *self.length;
-        let partitions = self.workload.partitions();
-        let common = format!(
-            "--bootstrap {} --topic {} --partitions {partitions} --warm-s {warm_s} --seconds {seconds}",
-            self.bootstrap, self.topic
-        );
+        let Length { seconds, warm_s, .. } = *self.length;
         let java = |records: u64, rate: Option<u64>, linger_ms: u32| {
             let work = JavaProduce {
                 bootstrap: self.bootstrap,
@@ -310,22 +328,30 @@ impl Work<'_> {
             client::java_produce(&self.directory, &work)
         };
         match self.workload {
-            Workload::Rdkafka => {
+            Workload::Rdkafka | Workload::Rdkafka1m => {
                 let program = self.rdkafka.ok_or("librdkafka is not set up")?;
+                let batches = match self.workload {
+                    Workload::Rdkafka => "batch.size=65536 linger.ms=5",
+                    _ => "batch.size=1000000 linger.ms=50",
+                };
                 let text = format!(
-                    "{} {} {warm_s} {seconds} {RECORD_BYTES}",
+                    "{} {} {warm_s} {seconds} {RECORD_BYTES} {batches}",
                     self.bootstrap, self.topic
                 );
                 client::rdkafka(program, &self.directory, &words(&text))
             }
             Workload::Prepared16 | Workload::Prepared1000 => {
-                let topic = self.topic;
+                let (topic, partitions) = (self.topic, self.workload.partitions());
                 let text =
                     format!("{PREPARED} --topic {topic} --partitions {partitions} --duration {seconds}s");
                 client::meridian_bench(&self.directory, self.bootstrap, &words(&text))
             }
             Workload::Paced => {
-                client::generator(&self.directory, &words(&format!("paced {common} --rate {RATE}")))
+                let text = format!(
+                    "paced --bootstrap {} --topic {} --warm-s {warm_s} --seconds {seconds} --rate {}",
+                    self.bootstrap, self.topic, self.rate
+                );
+                client::generator(&self.directory, &words(&text))
             }
             Workload::Consume => {
                 let text = format!(
@@ -334,8 +360,8 @@ impl Work<'_> {
                 );
                 client::meridian_bench(&self.directory, self.bootstrap, &words(&text))
             }
-            Workload::JavaPaced => java((seconds * RATE as f64) as u64, Some(RATE), 0),
-            Workload::Java => java(java_records, None, 5),
+            Workload::JavaPaced => java((seconds * self.rate as f64) as u64, Some(self.rate), 0),
+            Workload::Java => java(self.length.java_records(), None, 5),
             Workload::JavaConsume => client::java_consume(
                 &self.directory,
                 self.bootstrap,
@@ -343,6 +369,7 @@ impl Work<'_> {
                 filled / RECORD_BYTES,
                 RECORD_BYTES,
             ),
+            Workload::Idle => unreachable!("nobody works on an idle system"),
         }
     }
 }

@@ -20,9 +20,9 @@ func adminTopics(prefix string) {
 	adm := admin()
 	defer adm.Close()
 	a, b := prefix+"-a", prefix+"-b"
-	created, err := adm.CreateTopic(within(), 3, 1, map[string]*string{"retention.ms": kadm.StringPtr("12345")}, a)
+	created, err := adm.CreateTopic(within(), 3, replicas, map[string]*string{"retention.ms": kadm.StringPtr("12345")}, a)
 	must(err, "creating")
-	equal([]int{int(created.NumPartitions), int(created.ReplicationFactor)}, []int{3, 1}, "partitions and replicas in the answer")
+	equal([]int{int(created.NumPartitions), int(created.ReplicationFactor)}, []int{3, int(replicas)}, "partitions and replicas in the answer")
 	equal(*created.Configs["retention.ms"].Value, "12345", "retention.ms in the answer")
 	// -1: the broker's defaults.
 	other, err := adm.CreateTopic(within(), -1, -1, nil, b)
@@ -33,6 +33,9 @@ func adminTopics(prefix string) {
 		return err == nil && known.Has(a) && known.Has(b)
 	})
 	equal(len(known[a].Partitions), 3, "partitions")
+	for _, p := range known[a].Partitions {
+		equal([]int{len(p.Replicas), len(p.ISR)}, []int{int(replicas), int(replicas)}, "replicas, and replicas in sync")
+	}
 	equal(known[a].ID, created.ID, "the topic id")
 	equal(known[b].ID, other.ID, "the other topic id")
 	equal(created.ID != other.ID && created.ID != kadm.TopicID{}, true, "that ids differ")
@@ -40,11 +43,11 @@ func adminTopics(prefix string) {
 		_, err := adm.CreateTopic(within(), partitions, replicas, configs, topic)
 		return err
 	}
-	failsWith(try(1, 1, nil, a), kerr.TopicAlreadyExists, "creating it twice")
-	failsWith(try(1, 1, nil, "bad name!"), kerr.InvalidTopicException, "a bad name")
-	failsWith(try(0, 1, nil, prefix+"-c"), kerr.InvalidPartitions, "no partitions")
+	failsWith(try(1, replicas, nil, a), kerr.TopicAlreadyExists, "creating it twice")
+	failsWith(try(1, replicas, nil, "bad name!"), kerr.InvalidTopicException, "a bad name")
+	failsWith(try(0, replicas, nil, prefix+"-c"), kerr.InvalidPartitions, "no partitions")
 	failsWith(try(1, 9, nil, prefix+"-c"), kerr.InvalidReplicationFactor, "too many replicas")
-	failsWith(try(1, 1, map[string]*string{"no.such.setting": kadm.StringPtr("1")}, prefix+"-c"), kerr.InvalidConfig, "an unknown setting")
+	failsWith(try(1, replicas, map[string]*string{"no.such.setting": kadm.StringPtr("1")}, prefix+"-c"), kerr.InvalidConfig, "an unknown setting")
 	_, err = adm.DeleteTopic(within(), a)
 	must(err, "deleting")
 	eventually("the topic is gone", func() bool {
@@ -65,7 +68,7 @@ func adminTopics(prefix string) {
 	must(err, "deleting by id")
 	must(kerr.ErrorForCode(response.Topics[0].ErrorCode), "deleting by id")
 	// Created again, it is another topic.
-	again, err := adm.CreateTopic(within(), 1, 1, nil, a)
+	again, err := adm.CreateTopic(within(), 1, replicas, nil, a)
 	must(err, "creating it again")
 	equal(again.ID != created.ID, true, "a new id for the new topic")
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strconv"
@@ -15,8 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// What the crash tests run: load from idempotent producers with a log of what was acknowledged, a consumer that
-// follows through every crash, and a reader of everything.
+// What the crash and cluster tests run: load from idempotent producers with a log of what was acknowledged, a consumer
+// that follows through every fault, and a reader of everything. All write the lines of tests/checker/src/lines.rs.
 
 func number(text string) int {
 	n, err := strconv.Atoi(text)
@@ -32,8 +33,9 @@ func terminated() context.Context {
 
 // load TOPIC PARTITIONS PRODUCERS RATE FILE: each producer sends RATE records a second, `PRODUCER PARTITION SEQUENCE`
 // as their values, sequences from 0 for each producer and partition. Until SIGTERM; then it waits for what is in flight.
-// FILE gets `ack PRODUCER PARTITION SEQUENCE OFFSET` for each acknowledgement, and at the end `sent PRODUCER PARTITION COUNT`.
-func load(topic string, partitions, producers, rate int, path string) {
+// FILE gets a line `ok` for each acknowledgement, and at the end `sent` for each producer and partition. The producers
+// are numbered from FIRST.
+func load(topic string, partitions, first, producers, rate int, path string) {
 	file, err := os.Create(path)
 	must(err, "creating the log of acknowledgements")
 	out := bufio.NewWriter(file)
@@ -53,7 +55,7 @@ func load(topic string, partitions, producers, rate int, path string) {
 	stop := terminated()
 	var running sync.WaitGroup
 	failures := make(chan error, producers)
-	for p := 0; p < producers; p++ {
+	for p := first; p < first+producers; p++ {
 		running.Add(1)
 		go func() {
 			defer running.Done()
@@ -101,7 +103,7 @@ func produce(stop context.Context, topic string, producer, partitions, rate int,
 			// Without a deadline of ours: an idempotent producer retries until it knows.
 			cl.Produce(context.Background(), &kgo.Record{Topic: topic, Partition: int32(partition), Value: []byte(value)}, func(r *kgo.Record, err error) {
 				if err == nil {
-					note("ack %s %d\n", value, r.Offset)
+					note(`{"type":"ok","producer":%d,"partition":%d,"sequence":%d,"offset":%d}`+"\n", producer, partition, sequence, r.Offset)
 					return
 				}
 				mutex.Lock()
@@ -118,7 +120,7 @@ func produce(stop context.Context, topic string, producer, partitions, rate int,
 		return fmt.Errorf("what is in flight was not settled: %w", err)
 	}
 	for partition, count := range sequences {
-		note("sent %d %d %d\n", producer, partition, count)
+		note(`{"type":"sent","producer":%d,"partition":%d,"count":%d}`+"\n", producer, partition, count)
 	}
 	mutex.Lock()
 	defer mutex.Unlock()
@@ -136,12 +138,19 @@ func consume(ctx context.Context, topic string, each func(*kgo.Record)) {
 	}
 }
 
-// followLog TOPIC FILE: appends `PARTITION OFFSET VALUE` for each record it reads, through every crash, until SIGTERM.
-// It commits what it has read every now and then, and appends `commit PARTITION OFFSET` for each commit that succeeded.
-func followLog(topic, path string) {
+func noteRead(out io.Writer, r *kgo.Record) {
+	fmt.Fprintf(out, `{"type":"read","partition":%d,"offset":%d,"value":%q}`+"\n", r.Partition, r.Offset, r.Value)
+}
+
+// followLog TOPIC PARTITIONS FILE: appends a line for each record it reads, through every fault, until SIGTERM.
+// It commits what it has read every now and then, and appends a line for each commit that succeeded.
+func followLog(topic string, partitions int, path string) {
 	file, err := os.Create(path)
 	must(err, "creating the log of what was read")
 	out := bufio.NewWriter(file)
+	for p := range partitions {
+		fmt.Fprintf(out, `{"type":"position","partition":%d,"offset":0}`+"\n", p)
+	}
 	stop := terminated()
 	var mutex sync.Mutex
 	read := map[int32]int64{}
@@ -164,14 +173,16 @@ func followLog(topic, path string) {
 				continue
 			}
 			mutex.Lock()
-			offsets.Each(func(o kadm.Offset) { fmt.Fprintf(out, "commit %d %d\n", o.Partition, o.At) })
+			offsets.Each(func(o kadm.Offset) {
+				fmt.Fprintf(out, `{"type":"commit","partition":%d,"offset":%d}`+"\n", o.Partition, o.At)
+			})
 			mutex.Unlock()
 		}
 	}()
 	consume(stop, topic, func(r *kgo.Record) {
 		mutex.Lock()
 		defer mutex.Unlock()
-		fmt.Fprintf(out, "%d %d %s\n", r.Partition, r.Offset, r.Value)
+		noteRead(out, r)
 		read[r.Partition] = r.Offset + 1
 	})
 	committing.Wait()
@@ -180,24 +191,44 @@ func followLog(topic, path string) {
 
 func groupOf(topic string) string { return topic + "-group" }
 
-// readLog TOPIC: prints `end PARTITION OFFSET` and `committed PARTITION OFFSET`, then `PARTITION OFFSET VALUE` for each
-// record up to the end.
+// listed asks again while a leader is being elected: the admin client tells a partition's error and leaves it at that.
+func listed(what string, ask func() (kadm.ListedOffsets, error)) kadm.ListedOffsets {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		offsets, err := ask()
+		if err == nil {
+			err = offsets.Error()
+		}
+		if err == nil || time.Now().After(deadline) {
+			must(err, what)
+			return offsets
+		}
+	}
+}
+
+// readLog TOPIC: prints a line for each record up to the end, for the range of each partition, and for each committed
+// offset of the group.
 func readLog(topic string) {
 	adm := admin()
-	ends, err := adm.ListEndOffsets(within(), topic)
-	must(err, "listing end offsets")
-	must(ends.Error(), "listing end offsets")
+	starts := listed("listing start offsets", func() (kadm.ListedOffsets, error) {
+		return adm.ListStartOffsets(within(), topic)
+	})
+	ends := listed("listing end offsets", func() (kadm.ListedOffsets, error) {
+		return adm.ListEndOffsets(within(), topic)
+	})
 	committed, err := adm.FetchOffsets(within(), groupOf(topic))
 	must(err, "reading the committed offsets")
 	must(committed.Error(), "reading the committed offsets")
 	adm.Close()
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
-	committed.Each(func(o kadm.OffsetResponse) { fmt.Fprintf(out, "committed %d %d\n", o.Partition, o.At) })
+	committed.Each(func(o kadm.OffsetResponse) {
+		fmt.Fprintf(out, `{"type":"committed","partition":%d,"offset":%d}`+"\n", o.Partition, o.At)
+	})
 	left := map[int32]int64{}
 	ends.Each(func(o kadm.ListedOffset) {
-		fmt.Fprintf(out, "end %d %d\n", o.Partition, o.Offset)
-		if o.Offset > 0 {
+		start, _ := starts.Lookup(topic, o.Partition)
+		fmt.Fprintf(out, `{"type":"complete","partition":%d,"start":%d,"end":%d}`+"\n", o.Partition, start.Offset, o.Offset)
+		if o.Offset > start.Offset {
 			left[o.Partition] = o.Offset
 		}
 	})
@@ -207,7 +238,7 @@ func readLog(topic string) {
 		return
 	}
 	consume(ctx, topic, func(r *kgo.Record) {
-		fmt.Fprintf(out, "%d %d %s\n", r.Partition, r.Offset, r.Value)
+		noteRead(out, r)
 		if end, has := left[r.Partition]; has && r.Offset >= end-1 {
 			delete(left, r.Partition)
 			if len(left) == 0 {

@@ -4,7 +4,9 @@
 //	write BOOTSTRAP PREFIX                  the records of records.go into PREFIX-CODEC for every codec
 //	dump BOOTSTRAP TOPIC...                 prints what it reads
 //	member BOOTSTRAP TOPIC GROUP ASSIGNOR   a group member, until it is killed
-//	load, follow, log                       for the crash tests: see load.go
+//	load, follow, log                       for the crash and cluster tests: see load.go
+//
+// MERIDIAN_TEST_RACK is the clients' rack: fetches go to a replica there (KIP-392).
 package main
 
 import (
@@ -12,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +26,16 @@ import (
 const wait = 30 * time.Second
 
 var bootstrap string
+
+// How many replicas the topics have: those that the cluster gives to every topic.
+var replicas = copies(os.Getenv("MERIDIAN_TEST_REPLICAS"))
+
+func copies(text string) int16 {
+	if text == "" {
+		return 1
+	}
+	return int16(number(text))
+}
 
 // problem carries the reason of a failed check up to run.
 type problem struct{ reason string }
@@ -68,7 +81,7 @@ func within() context.Context {
 
 func client(options ...kgo.Opt) *kgo.Client {
 	all := append([]kgo.Opt{
-		kgo.SeedBrokers(bootstrap),
+		kgo.SeedBrokers(strings.Split(bootstrap, ",")...),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchMaxBytes(messageBytesMax - 4096),
 		kgo.ProducerLinger(5 * time.Millisecond),
@@ -77,6 +90,7 @@ func client(options ...kgo.Opt) *kgo.Client {
 		kgo.FetchMaxWait(200 * time.Millisecond),
 		// A new topic is not known at once on a cold Kafka.
 		kgo.UnknownTopicRetries(50),
+		kgo.Rack(os.Getenv("MERIDIAN_TEST_RACK")),
 	}, options...)
 	cl, err := kgo.NewClient(all...)
 	must(err, "making a client")
@@ -95,7 +109,7 @@ func create(topic string, partitions int32, configs map[string]string) {
 	for k, v := range configs {
 		all[k] = kadm.StringPtr(v)
 	}
-	_, err := adm.CreateTopic(within(), partitions, 1, all, topic)
+	_, err := adm.CreateTopic(within(), partitions, replicas, all, topic)
 	must(err, "creating "+topic)
 	waitForLeaders(topic)
 }
@@ -158,13 +172,13 @@ func writeRecords(topic string, codec kgo.CompressionCodec) {
 // runner runs checks and prints one line for each: `ok NAME` or `FAIL NAME reason`.
 type runner struct {
 	prefix string
-	only   string
+	only   []string
 	mutex  sync.Mutex
 	failed int
 }
 
 func (r *runner) run(name string, check func(topic string)) {
-	if !strings.Contains(name, r.only) {
+	if !slices.ContainsFunc(r.only, func(part string) bool { return strings.Contains(name, part) }) {
 		return
 	}
 	started := time.Now()
@@ -191,7 +205,7 @@ func (r *runner) run(name string, check func(topic string)) {
 }
 
 func check(prefix, relay string) int {
-	r := &runner{prefix: prefix, only: os.Getenv("MERIDIAN_TEST_ONLY")}
+	r := &runner{prefix: prefix, only: strings.Split(os.Getenv("MERIDIAN_TEST_ONLY"), ",")}
 	// The groups wait for sessions to expire: side by side.
 	var waiting sync.WaitGroup
 	for _, assignor := range []string{"range", "roundrobin", "sticky", "cooperative-sticky"} {
@@ -266,9 +280,9 @@ func main() {
 	case "member":
 		member(rest[0], rest[1], rest[2])
 	case "load":
-		load(rest[0], number(rest[1]), number(rest[2]), number(rest[3]), rest[4])
+		load(rest[0], number(rest[1]), number(rest[2]), number(rest[3]), number(rest[4]), rest[5])
 	case "follow":
-		followLog(rest[0], rest[1])
+		followLog(rest[0], number(rest[1]), rest[2])
 	case "log":
 		readLog(rest[0])
 	default:

@@ -4,10 +4,15 @@
     write BOOTSTRAP PREFIX           the records of records.py into PREFIX-CODEC for every codec
     dump BOOTSTRAP TOPIC...          prints what it reads
     member BOOTSTRAP TOPIC GROUP ASSIGNOR   a group member, until it is killed
-    load BOOTSTRAP TOPIC PARTITIONS PRODUCER RATE FILE   for the crash tests: as `load` of ../go/load.go, one producer
+    load BOOTSTRAP TOPIC PARTITIONS PRODUCER 1 RATE FILE   for the crash tests: as `load` of ../go/load.go, one producer
+    follow BOOTSTRAP TOPIC PARTITIONS FILE                 as `follow` of ../go/load.go, without commits
+
+MERIDIAN_TEST_RACK is the consumers' rack: fetches go to a replica there (KIP-392).
 """
 
 import functools
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,7 +34,7 @@ from confluent_kafka.admin import (
 )
 
 import records
-from checks import Checks, equal, eventually, fails, holds
+from checks import REPLICAS, Checks, equal, eventually, fails, holds
 
 WAIT_S = 30
 TOPIC_CONFIG = {"max.message.bytes": str(records.MESSAGE_BYTES_MAX), "retention.ms": "-1"}
@@ -53,7 +58,7 @@ def code(expected):
 
 
 def create(bootstrap, topic, partitions=1, config=None):
-    new = NewTopic(topic, partitions, 1, config={**TOPIC_CONFIG, **(config or {})})
+    new = NewTopic(topic, partitions, REPLICAS, config={**TOPIC_CONFIG, **(config or {})})
     result(admin_for(bootstrap).create_topics([new], operation_timeout=WAIT_S))
 
 
@@ -397,14 +402,16 @@ def idempotent_through_cuts(bootstrap, topic, relay):
 def topics(bootstrap, prefix):
     admin = admin_for(bootstrap)
     a, b = prefix + "-a", prefix + "-b"
-    futures = admin.create_topics([NewTopic(a, 3, 1), NewTopic(b, 1, 1, config={"retention.ms": "12345"})])
+    futures = admin.create_topics([NewTopic(a, 3, REPLICAS), NewTopic(b, 1, REPLICAS, config={"retention.ms": "12345"})])
     for future in futures.values():
         future.result(WAIT_S)
     known = admin.list_topics(timeout=WAIT_S).topics
     equal((len(known[a].partitions), len(known[b].partitions)), (3, 1), "partitions")
     described = result(admin.describe_topics(TopicCollection([a])))
     equal(len(described.partitions), 3, "described partitions")
-    holds(all(p.leader is not None and len(p.replicas) == 1 for p in described.partitions), "every partition has a leader")
+    holds(all(p.leader is not None for p in described.partitions), "every partition has a leader")
+    copies = [(len(p.replicas), len(p.isr)) for p in described.partitions]
+    equal(copies, [(REPLICAS, REPLICAS)] * 3, "replicas, and replicas in sync")
     holds(str(described.topic_id) not in ("", "AAAAAAAAAAAAAAAAAAAAAA"), "the topic has an id")
     fails("creating it twice", code(KafkaError.TOPIC_ALREADY_EXISTS), lambda: result(admin.create_topics([NewTopic(a, 3, 1)])))
     fails("a bad name", code(KafkaError.TOPIC_EXCEPTION), lambda: result(admin.create_topics([NewTopic("bad name!", 1, 1)])))
@@ -592,6 +599,8 @@ def check(bootstrap, prefix, relay):
 
 def load(bootstrap, topic, partitions, producer, rate, path):
     stopping = []
+    # What librdkafka is to tell of itself, such as eos,msg.
+    debug = {"debug": os.environ["RDKAFKA_DEBUG"]} if "RDKAFKA_DEBUG" in os.environ else {}
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
     client = producer_for(
         bootstrap,
@@ -604,6 +613,7 @@ def load(bootstrap, topic, partitions, producer, rate, path):
         reconnect_backoff_ms=20,
         reconnect_backoff_max_ms=200,
         queue_buffering_max_messages=2000,
+        **debug,
     )
     sequences, errors = [0] * partitions, []
     with open(path, "w", buffering=1) as out:
@@ -611,8 +621,11 @@ def load(bootstrap, topic, partitions, producer, rate, path):
         def report(error, message):
             if error:
                 errors.append("record %s: %s" % (message.value(), error))
+            elif message.offset() is None:
+                # The answer was lost, and a later batch is acknowledged: librdkafka takes this one for acknowledged too.
+                out.write(persisted(message.value()))
             else:
-                out.write("ack %s %d\n" % (message.value().decode(), message.offset()))
+                out.write(placed("ok", message.value(), message.offset()))
 
         sent = 0
         started = time.monotonic()
@@ -631,7 +644,50 @@ def load(bootstrap, topic, partitions, producer, rate, path):
         equal(client.flush(60), 0, "records in flight that were not settled")
         equal(errors, [], "delivery errors")
         for partition, count in enumerate(sequences):
-            out.write("sent %d %d %d\n" % (producer, partition, count))
+            line = {"type": "sent", "producer": producer, "partition": partition, "count": count}
+            out.write(json.dumps(line) + "\n")
+
+
+def persisted(value):
+    """A line of tests/checker/src/lines.rs, for a record of unknown offset."""
+    producer, partition, sequence = value.decode().split(" ")
+    return '{"type":"persisted","producer":%s,"partition":%s,"sequence":%s}\n' % (producer, partition, sequence)
+
+
+def placed(outcome, value, offset):
+    """A line of tests/checker/src/lines.rs."""
+    producer, partition, sequence = value.decode().split(" ")
+    return '{"type":"%s","producer":%s,"partition":%s,"sequence":%s,"offset":%d}\n' % (
+        outcome,
+        producer,
+        partition,
+        sequence,
+        offset,
+    )
+
+
+def follow(bootstrap, topic, partitions, path):
+    stopping = []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    consumer = consumer_for(
+        bootstrap,
+        client_rack=os.environ.get("MERIDIAN_TEST_RACK", ""),
+        socket_timeout_ms=10000,
+        reconnect_backoff_ms=20,
+        reconnect_backoff_max_ms=200,
+    )
+    # From the start by number: a reader that is reset to another offset has lost its place, and the checker sees it.
+    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+    with open(path, "w") as out:
+        for p in range(partitions):
+            out.write('{"type":"position","partition":%d,"offset":0}\n' % p)
+        while not stopping:
+            for message in consumer.consume(1000, 0.1):
+                # Errors of a server that is away are the client's to retry.
+                if not message.error():
+                    read = {"type": "read", "partition": message.partition(), "offset": message.offset()}
+                    out.write(json.dumps({**read, "value": message.value().decode()}) + "\n")
+    consumer.close()
 
 
 def main():
@@ -650,8 +706,12 @@ def main():
     elif verb == "member":
         member(bootstrap, *rest)
     elif verb == "load":
-        topic, partitions, producer, rate, path = rest
+        topic, partitions, producer, count, rate, path = rest
+        equal(count, "1", "producers of this program")
         load(bootstrap, topic, int(partitions), int(producer), int(rate), path)
+    elif verb == "follow":
+        topic, partitions, path = rest
+        follow(bootstrap, topic, int(partitions), path)
     else:
         sys.exit("unknown verb %r" % verb)
 

@@ -22,7 +22,7 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.structs import OffsetAndMetadata
 
 import records
-from checks import Checks, equal, eventually, fails, holds
+from checks import REPLICAS, Checks, equal, eventually, fails, holds
 
 WAIT_S = 30
 # The client refuses null header values when it writes; it reads them.
@@ -43,7 +43,7 @@ def admin_for(bootstrap):
 
 def create(bootstrap, topic, partitions=1, config=None):
     admin_for(bootstrap).create_topics(
-        {topic: {"num_partitions": partitions, "replication_factor": 1, "configs": {**TOPIC_CONFIG, **(config or {})}}}
+        {topic: {"num_partitions": partitions, "replication_factor": REPLICAS, "configs": {**TOPIC_CONFIG, **(config or {})}}}
     )
 
 
@@ -338,6 +338,8 @@ def topics(bootstrap, prefix):
     known = known_topics(bootstrap)
     equal(len(known[a]["partitions"]), 3, "partitions")
     equal(known[a]["topic_id"], created[a]["topic_id"], "the topic id")
+    copies = [(len(p["replica_nodes"]), len(p["isr_nodes"])) for p in known[a]["partitions"]]
+    equal(copies, [(REPLICAS, REPLICAS)] * 3, "replicas, and replicas in sync")
     error = lambda kind: lambda e: isinstance(e, kind)
     fails("creating it twice", error(errors.TopicAlreadyExistsError), admin.create_topics, {a: {}})
     fails("a bad name", error(errors.InvalidTopicError), admin.create_topics, {"bad name!": {}})

@@ -26,7 +26,18 @@ pub fn kcat(directory: &Path, name: &str, arguments: &[&str]) -> Result<Report, 
 ///
 /// Errors: kcat fails; its output is not in the expected form.
 pub fn dump(directory: &Path, bootstrap: &str, topic: &str) -> Result<Vec<String>, String> {
-    let name = format!("dump-{topic}");
+    dump_partition(directory, bootstrap, topic, 0)
+}
+
+/// The same, of any partition; the lines do not tell of which.
+pub fn dump_partition(
+    directory: &Path,
+    bootstrap: &str,
+    topic: &str,
+    partition: u32,
+) -> Result<Vec<String>, String> {
+    let name = format!("dump-{topic}-{partition}");
+    let number = partition.to_string();
     let arguments = [
         "-C",
         "-e",
@@ -36,7 +47,7 @@ pub fn dump(directory: &Path, bootstrap: &str, topic: &str) -> Result<Vec<String
         "-t",
         topic,
         "-p",
-        "0",
+        &number,
         "-o",
         "beginning",
         "-f",

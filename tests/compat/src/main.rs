@@ -21,7 +21,7 @@ fn main() -> ExitCode {
             let (Ok(upstream), Ok(every)) = (upstream.parse(), every.parse()) else {
                 return usage();
             };
-            match Relay::start(upstream, Fault::LoseProduceResponse { every }) {
+            match Relay::start(&[upstream], Fault::LoseProduceResponse { every }) {
                 Ok(relay) => {
                     println!("{}", relay.address());
                     wait_for_end_of_input();

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,36 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How often a waiting loop looks again.
 const POLL: Duration = Duration::from_millis(5);
 
+/// How long a killed process may take to be gone: one that waits for a disk cannot be killed.
+const REAPED: Duration = Duration::from_secs(60);
+
 /// A running child whose output goes to files. Dropping it kills it by its pid and reaps it.
 pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+}
+
+/// `command` behind words that decide where it runs, `nsenter ..`; itself, when there are none.
+pub fn behind(words: &[String], command: Command) -> Command {
+    let Some((first, rest)) = words.split_first() else {
+        return command;
+    };
+    let mut outer = Command::new(first);
+    outer
+        .args(rest)
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        outer.current_dir(directory);
+    }
+    outer
 }
 
 impl Process {
@@ -90,11 +115,20 @@ impl Process {
     }
 
     /// Kills it at once (SIGKILL) and reaps it. Does nothing when it has ended.
+    ///
+    /// # Panics
+    /// When it is still there after a minute: the kernel waits for something on its behalf.
     pub fn kill(&mut self) {
         if self.try_wait().is_none() {
             // It may end between the two calls; the wait below settles both cases.
             drop(self.child.kill());
-            drop(self.child.wait());
+            let is_gone = self.wait(REAPED).is_some();
+            assert!(
+                is_gone || thread::panicking(),
+                "{} (process {}) is still there {REAPED:?} after SIGKILL",
+                self.name,
+                self.child.id()
+            );
         }
     }
 
@@ -124,6 +158,33 @@ impl Drop for Process {
     }
 }
 
+/// Runs a tool that prints little to its end; one that takes longer than `timeout` is killed.
+///
+/// Errors: it cannot be started, or does not end. That it fails is in the output.
+pub fn output_within(command: &mut Command, timeout: Duration) -> Result<Output, String> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let spawned = command.spawn();
+    let named = |e: io::Error| format!("cannot run {command:?}: {e}");
+    let mut child = spawned.map_err(named)?;
+    let ended = wait_for(timeout, || match child.try_wait() {
+        Ok(None) => None,
+        Ok(Some(_)) => Some(Ok(())),
+        Err(e) => Some(Err(e)),
+    });
+    match ended {
+        Some(Ok(())) => child.wait_with_output().map_err(named),
+        Some(Err(e)) => Err(named(e)),
+        None => {
+            // It may be out of reach of signals; nobody waits for it here.
+            drop(child.kill());
+            Err(format!("{command:?} did not end within {timeout:?}"))
+        }
+    }
+}
+
 /// The last `lines` lines of a file, or why it cannot be read.
 pub fn tail(path: &Path, lines: usize) -> String {
     match std::fs::read(path) {
@@ -147,5 +208,28 @@ pub fn wait_for<T>(timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> O
             return None;
         }
         thread::sleep(POLL * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_does_not_end_is_given_up() {
+        let started = Instant::now();
+        let error = output_within(Command::new("sleep").arg("60"), Duration::from_millis(50)).unwrap_err();
+        assert!(error.contains("did not end within"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn what_a_tool_prints_is_given_with_its_status() {
+        let timeout = Duration::from_secs(10);
+        let output = output_within(Command::new("sh").args(["-c", "echo out; exit 3"]), timeout).unwrap();
+        assert_eq!(
+            (output.stdout.as_slice(), output.status.code()),
+            (&b"out\n"[..], Some(3))
+        );
     }
 }

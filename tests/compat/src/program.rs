@@ -68,20 +68,11 @@ impl Program {
             Self::Franz => Command::new(workspace::clients().join("go/franz")),
         }
     }
-
-    /// Runs it with `arguments`; its output goes to files in `directory`.
-    ///
-    /// Errors: it failed, or took longer than `timeout` (it is killed then); what it printed is in the message.
-    pub fn run(self, directory: &Path, arguments: &[&str], timeout: Duration) -> Result<Report, String> {
-        let mut command = self.command();
-        command.args(arguments);
-        run(self.name(), command, directory, None, timeout)
-    }
 }
 
 /// Runs any command to its end, its input from a file, its output in `directory/NAME.out` and `.log`.
 ///
-/// Errors: as [`Program::run`].
+/// Errors: it failed, or took longer than `timeout` (it is killed then); what it printed is in the message.
 pub fn run(
     name: &str,
     command: Command,

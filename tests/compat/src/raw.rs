@@ -5,22 +5,31 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+mod batch;
+
+pub(crate) use self::batch::crc32;
+pub use self::batch::{
+    BATCH_HEADER_BYTES, BatchHeader, PlainRecord, batch, batches, keyed_batch, of_producer, plain_batch,
+    plain_records,
+};
+
 /// API keys this client speaks.
 pub mod api {
     /// Produce.
     pub const PRODUCE: i16 = 0;
     /// Fetch.
     pub const FETCH: i16 = 1;
+    /// ListOffsets.
+    pub const LIST_OFFSETS: i16 = 2;
     /// Metadata.
     pub const METADATA: i16 = 3;
     /// ApiVersions.
     pub const API_VERSIONS: i16 = 18;
     /// CreateTopics.
     pub const CREATE_TOPICS: i16 = 19;
+    /// InitProducerId.
+    pub const INIT_PRODUCER_ID: i16 = 22;
 }
-
-/// Bytes of a record batch before its records.
-pub const BATCH_HEADER_BYTES: usize = 61;
 
 /// Writes the primitive types of the protocol, before the flexible versions.
 #[derive(Clone, Debug, Default)]
@@ -132,10 +141,15 @@ pub struct RawClient {
 impl RawClient {
     /// Connects; reads and writes end after 30 s. Errors: those of the socket.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+        Self::connect_within(address, Duration::from_secs(30))
+    }
+
+    /// Connects; connecting and every read and write end after `patience`. Errors: those of the socket.
+    pub fn connect_within(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience.min(Duration::from_secs(10)))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self {
             stream,
             correlation: 0,
@@ -203,11 +217,22 @@ impl RawClient {
         partitions: i32,
         configs: &[(&str, &str)],
     ) -> io::Result<i16> {
+        self.create_replicated_topic(topic, partitions, 1, configs)
+    }
+
+    /// As [`RawClient::create_topic`], with any number of replicas.
+    pub fn create_replicated_topic(
+        &mut self,
+        topic: &str,
+        partitions: i32,
+        replicas: i16,
+        configs: &[(&str, &str)],
+    ) -> io::Result<i16> {
         let mut body = Body::default()
             .i32(1)
             .string(topic)
             .i32(partitions)
-            .i16(1)
+            .i16(replicas)
             .i32(0)
             .i32(i32::try_from(configs.len()).expect("few settings"));
         for (name, value) in configs {
@@ -220,6 +245,13 @@ impl RawClient {
         reader.i16()
     }
 
+    /// Asks for the brokers and the partitions of a topic (Metadata v7), without creating it.
+    pub fn metadata(&mut self, topic: &str) -> io::Result<Metadata> {
+        let body = Body::default().i32(1).string(topic).i8(0);
+        let response = self.request(api::METADATA, 7, &body.0)?;
+        Metadata::read(&mut Reader(&response))
+    }
+
     /// Produces one batch with acks=all (Produce v7, the first that takes zstd). Gives error code and base offset.
     pub fn produce(&mut self, topic: &str, partition: i32, batch: &[u8]) -> io::Result<(i16, i64)> {
         let body = produce_body(topic, partition, -1, batch);
@@ -229,6 +261,43 @@ impl RawClient {
         reader.string()?;
         reader.take(8)?;
         Ok((reader.i16()?, reader.i64()?))
+    }
+
+    /// A producer id of its own (InitProducerId v0). Gives error code, id and epoch.
+    pub fn init_producer(&mut self) -> io::Result<(i16, i64, i16)> {
+        let body = Body::default().i16(-1).i32(60_000);
+        let response = self.request(api::INIT_PRODUCER_ID, 0, &body.0)?;
+        let mut reader = Reader(&response);
+        reader.take(4)?;
+        Ok((reader.i16()?, reader.i64()?, reader.i16()?))
+    }
+
+    /// The offset for a timestamp, or for one of the names below 0 (ListOffsets v9, the first that knows -5: KIP-1005). Gives error
+    /// code, timestamp and offset, both -1 where there is none.
+    pub fn list_offset(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        timestamp: i64,
+    ) -> io::Result<(i16, i64, i64)> {
+        let name = u8::try_from(topic.len() + 1).expect("a short name");
+        // A flexible version: tagged fields end the header and every structure, lengths are one more than they are.
+        let body = Body::default()
+            .raw(&[0])
+            .i32(-1)
+            .i8(0)
+            .raw(&[2, name])
+            .raw(topic.as_bytes())
+            .raw(&[2])
+            .i32(partition)
+            .i32(-1)
+            .i64(timestamp)
+            .raw(&[0, 0, 0]);
+        let response = self.request(api::LIST_OFFSETS, 9, &body.0)?;
+        let mut reader = Reader(&response);
+        // Tagged fields of the header, throttle time, one topic and its name, one partition and its number.
+        reader.take(1 + 4 + 1 + 1 + topic.len() + 1 + 4)?;
+        Ok((reader.i16()?, reader.i64()?, reader.i64()?))
     }
 
     /// Fetches at once what there is (Fetch v4). Gives error code, high watermark and record batches.
@@ -254,6 +323,61 @@ impl RawClient {
             usize::try_from(reader.i32()?).map_err(|_| invalid("null records in a fetch response".into()))?;
         Ok((error, high_watermark, reader.take(length)?.to_vec()))
     }
+
+    /// Fetches at once what there is from this replica, leader or not (Fetch v11, KIP-392).
+    pub fn fetch_from_any(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        bytes_max: i32,
+    ) -> io::Result<ReplicaAnswer> {
+        let body = fetch_body_from_any(topic, partition, offset, bytes_max);
+        let response = self.request(api::FETCH, 11, &body)?;
+        let mut reader = Reader(&response);
+        reader.i32()?;
+        let error = reader.i16()?;
+        if error != 0 {
+            return Ok(ReplicaAnswer {
+                error,
+                ..ReplicaAnswer::default()
+            });
+        }
+        // Session, one topic, its name, one partition and its number.
+        reader.take(8)?;
+        reader.string()?;
+        reader.take(8)?;
+        let error = reader.i16()?;
+        let high_watermark = reader.i64()?;
+        reader.i64()?;
+        let log_start = reader.i64()?;
+        let aborted = usize::try_from(reader.i32()?).unwrap_or(0);
+        reader.take(aborted * 16)?;
+        let preferred_replica = reader.i32()?;
+        let length = usize::try_from(reader.i32()?).unwrap_or(0);
+        Ok(ReplicaAnswer {
+            error,
+            high_watermark,
+            log_start,
+            preferred_replica,
+            records: reader.take(length)?.to_vec(),
+        })
+    }
+}
+
+/// What a replica answers to a fetch of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaAnswer {
+    /// Error code.
+    pub error: i16,
+    /// The end of what consumers may read, as this replica knows.
+    pub high_watermark: i64,
+    /// The start of the log.
+    pub log_start: i64,
+    /// Another replica that the consumer shall ask; -1 for none.
+    pub preferred_replica: i32,
+    /// Record batches.
+    pub records: Vec<u8>,
 }
 
 /// The body of a Produce request, version 3 to 8, for one partition.
@@ -267,6 +391,32 @@ pub fn produce_body(topic: &str, partition: i32, acks: i16, batch: &[u8]) -> Vec
         .i32(1)
         .i32(partition)
         .bytes(batch)
+        .0
+}
+
+/// The body of a Fetch v11 request for one partition, without a session and without waiting.
+fn fetch_body_from_any(topic: &str, partition: i32, offset: i64, bytes_max: i32) -> Vec<u8> {
+    Body::default()
+        .i32(-1)
+        .i32(0)
+        .i32(1)
+        .i32(bytes_max)
+        .i8(0)
+        // No session.
+        .i32(0)
+        .i32(-1)
+        .i32(1)
+        .string(topic)
+        .i32(1)
+        .i32(partition)
+        // No leader epoch, and the log start that only followers tell.
+        .i32(-1)
+        .i64(offset)
+        .i64(-1)
+        .i32(bytes_max)
+        // Nothing to forget, and no rack: this replica is meant.
+        .i32(0)
+        .string("")
         .0
 }
 
@@ -287,130 +437,82 @@ pub fn fetch_body(topic: &str, partition: i32, offset: i64, bytes_max: i32, wait
         .0
 }
 
-/// What the header of a batch says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchHeader {
-    /// Offset of its first record.
-    pub base_offset: i64,
-    /// Bits 0-2: codec; 3: log append time; 4: transactional; 5: control.
-    pub attributes: i16,
-    /// Records in it.
-    pub record_count: i32,
-    /// Whether the CRC-32C holds.
-    pub crc_holds: bool,
+/// What a broker knows of the cluster and of one topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Node id and address of each broker.
+    pub brokers: Vec<(i32, String)>,
+    /// Error code of the topic.
+    pub error: i16,
+    /// In the order of their numbers.
+    pub partitions: Vec<PartitionMetadata>,
 }
 
-impl BatchHeader {
-    /// The codec: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
-    pub fn codec(&self) -> i16 {
-        self.attributes & 7
+/// What a broker knows of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionMetadata {
+    /// Error code: LEADER_NOT_AVAILABLE (5) while it has none.
+    pub error: i16,
+    /// Its number.
+    pub partition: i32,
+    /// Node id; -1 for none.
+    pub leader: i32,
+    /// Rises with every election.
+    pub leader_epoch: i32,
+    /// Node ids.
+    pub replicas: Vec<i32>,
+    /// Node ids of those in sync.
+    pub in_sync: Vec<i32>,
+}
+
+impl Metadata {
+    /// The address of a broker.
+    pub fn address(&self, broker: i32) -> Option<&str> {
+        let (_, address) = self.brokers.iter().find(|(id, _)| *id == broker)?;
+        Some(address)
     }
-}
 
-/// The headers of a sequence of batches; a last batch cut off by the limit of the fetch is left out.
-pub fn batches(mut records: &[u8]) -> Vec<BatchHeader> {
-    let mut headers = Vec::new();
-    while records.len() >= BATCH_HEADER_BYTES {
-        let mut reader = Reader(records);
-        let mut parse = || -> io::Result<(BatchHeader, usize)> {
-            let base_offset = reader.i64()?;
-            let length = usize::try_from(reader.i32()?).map_err(|_| invalid("length".into()))?;
-            let mut rest = Reader(reader.take(length)?);
-            rest.take(5)?;
-            let crc = rest.i32()?.cast_unsigned();
-            let crc_holds = crc32c(rest.0) == crc;
-            let attributes = rest.i16()?;
-            rest.take(34)?;
-            let header = BatchHeader {
-                base_offset,
-                attributes,
-                record_count: rest.i32()?,
-                crc_holds,
-            };
-            Ok((header, 12 + length))
+    /// Whether every one of `count` partitions has a leader.
+    pub fn has_leaders(&self, count: usize) -> bool {
+        let led = self.partitions.iter().filter(|p| p.error == 0 && p.leader >= 0);
+        self.error == 0 && led.count() == count
+    }
+
+    /// Reads the body of a Metadata v7 response that names one topic.
+    fn read(reader: &mut Reader) -> io::Result<Self> {
+        let mut metadata = Self::default();
+        reader.i32()?;
+        for _ in 0..reader.i32()? {
+            let id = reader.i32()?;
+            let host = reader.string()?;
+            let port = reader.i32()?;
+            reader.string()?;
+            metadata.brokers.push((id, format!("{host}:{port}")));
+        }
+        reader.string()?;
+        reader.i32()?;
+        if reader.i32()? != 1 {
+            return Err(invalid("not one topic in the metadata".into()));
+        }
+        metadata.error = reader.i16()?;
+        reader.string()?;
+        reader.take(1)?;
+        let nodes = |reader: &mut Reader| -> io::Result<Vec<i32>> {
+            (0..reader.i32()?).map(|_| reader.i32()).collect()
         };
-        let Ok((header, size)) = parse() else { break };
-        headers.push(header);
-        records = &records[size..];
-    }
-    headers
-}
-
-/// A batch of `values` without keys, uncompressed, timestamps 0.
-pub fn plain_batch(values: &[&[u8]]) -> Vec<u8> {
-    let mut records = Vec::new();
-    for (delta, value) in values.iter().enumerate() {
-        let mut record = vec![0, 0];
-        varint(&mut record, i64::try_from(delta).expect("few records"));
-        varint(&mut record, -1);
-        varint(&mut record, i64::try_from(value.len()).expect("small values"));
-        record.extend_from_slice(value);
-        record.push(0);
-        varint(&mut records, i64::try_from(record.len()).expect("small records"));
-        records.extend(record);
-    }
-    batch(0, i32::try_from(values.len()).expect("few records"), &records)
-}
-
-/// A batch with a true CRC around any `records` bytes. `codec` as in [`BatchHeader::codec`].
-pub fn batch(codec: i16, record_count: i32, records: &[u8]) -> Vec<u8> {
-    let covered = Body::default()
-        .i16(codec)
-        .i32(record_count - 1)
-        .i64(0)
-        .i64(0)
-        .i64(-1)
-        .i16(-1)
-        .i32(-1)
-        .i32(record_count)
-        .raw(records);
-    let crc = crc32c(&covered.0);
-    let content = Body::default()
-        .i32(-1)
-        .i8(2)
-        .i32(crc.cast_signed())
-        .raw(&covered.0);
-    Body::default().i64(0).bytes(&content.0).0
-}
-
-fn varint(out: &mut Vec<u8>, value: i64) {
-    let mut zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
-    while zigzag >= 0x80 {
-        out.push((zigzag & 0x7f) as u8 | 0x80);
-        zigzag >>= 7;
-    }
-    out.push(zigzag as u8);
-}
-
-fn crc32c(data: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, data) as u32
-}
-
-/// CRC-32 as the client programs print it.
-pub(crate) fn crc32(data: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, data) as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_headers_of_batches_are_read_back_and_a_cut_batch_is_left_out() {
-        let mut records = plain_batch(&[b"one", b"two"]);
-        records.extend(batch(3, 7, b"xyz"));
-        let third = plain_batch(&[b"three"]);
-        records.extend(&third[..third.len() - 1]);
-        let got = batches(&records);
-        let counts: Vec<_> = got.iter().map(|h| (h.codec(), h.record_count)).collect();
-        assert_eq!(counts, [(0, 2), (3, 7)]);
-        assert!(got.iter().all(|h| h.crc_holds));
-    }
-
-    #[test]
-    fn a_flipped_bit_breaks_the_crc() {
-        let mut records = plain_batch(&[b"one"]);
-        *records.last_mut().unwrap() ^= 1;
-        assert!(!batches(&records)[0].crc_holds);
+        for _ in 0..reader.i32()? {
+            metadata.partitions.push(PartitionMetadata {
+                error: reader.i16()?,
+                partition: reader.i32()?,
+                leader: reader.i32()?,
+                leader_epoch: reader.i32()?,
+                replicas: nodes(reader)?,
+                in_sync: nodes(reader)?,
+            });
+            // Offline replicas.
+            nodes(reader)?;
+        }
+        metadata.partitions.sort_by_key(|p| p.partition);
+        Ok(metadata)
     }
 }

@@ -31,13 +31,12 @@ pub enum Fault {
 
 /// A running relay; dropping it ends its threads' listeners and connections.
 pub struct Relay {
-    address: SocketAddr,
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    upstream: SocketAddr,
-    port: u16,
+    /// Each broker, as it advertises itself, and the relay's own port for it.
+    brokers: Vec<(SocketAddr, u16)>,
     fault: Fault,
     produce_responses: AtomicU64,
     cuts: AtomicU64,
@@ -45,37 +44,50 @@ struct Shared {
 }
 
 impl Relay {
-    /// Listens on a free loopback port and relays to `upstream` (an address as the broker advertises it).
+    /// Listens on a free loopback port for each of `brokers`, which are on loopback too, and relays to it. The addresses
+    /// are those that the brokers advertise.
     ///
     /// Errors: no port, or no thread.
-    pub fn start(upstream: SocketAddr, fault: Fault) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
+    ///
+    /// # Panics
+    /// Without brokers.
+    pub fn start(brokers: &[SocketAddr], fault: Fault) -> io::Result<Self> {
+        assert!(!brokers.is_empty(), "a relay needs a broker behind it");
+        let listeners = brokers
+            .iter()
+            .map(|_| TcpListener::bind("127.0.0.1:0"))
+            .collect::<io::Result<Vec<_>>>()?;
+        let ports = listeners
+            .iter()
+            .map(|listener| Ok(listener.local_addr()?.port()))
+            .collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
-            upstream,
-            port: address.port(),
+            brokers: brokers.iter().copied().zip(ports).collect(),
             fault,
             produce_responses: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
         });
-        let accepting = Arc::clone(&shared);
-        thread::Builder::new().name("relay".into()).spawn(move || {
-            for client in listener.incoming() {
-                if accepting.stopped.load(Ordering::Relaxed) {
-                    return;
+        for (listener, broker) in listeners.into_iter().zip(brokers.to_vec()) {
+            let accepting = Arc::clone(&shared);
+            thread::Builder::new().name("relay".into()).spawn(move || {
+                for client in listener.incoming() {
+                    if accepting.stopped.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let Ok(client) = client else { continue };
+                    // A broker that is away for a moment is the client's to retry.
+                    drop(relay(&accepting, broker, client));
                 }
-                let Ok(client) = client else { continue };
-                // A broker that is away for a moment is the client's to retry.
-                drop(relay(&accepting, client));
-            }
-        })?;
-        Ok(Self { address, shared })
+            })?;
+        }
+        Ok(Self { shared })
     }
 
-    /// Where clients connect.
+    /// Where clients connect: in front of the first broker.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        let (_, port) = self.shared.brokers[0];
+        SocketAddr::from(([127, 0, 0, 1], port))
     }
 
     /// How many responses were lost so far.
@@ -87,16 +99,18 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Relaxed);
-        // Wakes the accepting thread, which then sees the flag.
-        drop(TcpStream::connect(self.address));
+        // Wakes the accepting threads, which then see the flag.
+        for (_, port) in &self.shared.brokers {
+            drop(TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], *port))));
+        }
     }
 }
 
 /// The API key of each request that waits for its response, by correlation id.
 type Pending = Arc<Mutex<HashMap<i32, i16>>>;
 
-fn relay(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
-    let server = TcpStream::connect_timeout(&shared.upstream, Duration::from_secs(5))?;
+fn relay(shared: &Arc<Shared>, broker: SocketAddr, client: TcpStream) -> io::Result<()> {
+    let server = TcpStream::connect_timeout(&broker, Duration::from_secs(5))?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let pending = Pending::default();
@@ -148,7 +162,7 @@ fn forward_responses(
         match api_key {
             Some(PRODUCE) if shared.loses_this_response() => return Ok(()),
             Some(key) if ADDRESS_APIS.contains(&key) => {
-                readdress(&mut frame, shared.upstream, shared.port);
+                readdress(&mut frame, &shared.brokers);
             }
             _ => {}
         }
@@ -189,19 +203,28 @@ fn read_frame(from: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Puts `port` in place of the upstream's port after each mention of its host: host and port are neighbours in
-/// every response that carries addresses, as a string and an int32.
-fn readdress(frame: &mut [u8], upstream: SocketAddr, port: u16) {
-    let mut needle = upstream.ip().to_string().into_bytes();
-    needle.extend(u32::from(upstream.port()).to_be_bytes());
-    let replacement = u32::from(port).to_be_bytes();
+/// Puts the relay's port in place of each broker's after each mention of its host: host and port are neighbours in every
+/// response that carries addresses, as a string and an int32.
+fn readdress(frame: &mut [u8], brokers: &[(SocketAddr, u16)]) {
+    let mentions: Vec<(Vec<u8>, [u8; 4])> = brokers
+        .iter()
+        .map(|(broker, port)| {
+            let mut mention = broker.ip().to_string().into_bytes();
+            mention.extend(u32::from(broker.port()).to_be_bytes());
+            (mention, u32::from(*port).to_be_bytes())
+        })
+        .collect();
     let mut at = 0;
-    while at + needle.len() <= frame.len() {
-        if frame[at..].starts_with(&needle) {
-            at += needle.len();
-            frame[at - 4..at].copy_from_slice(&replacement);
-        } else {
-            at += 1;
+    while at < frame.len() {
+        match mentions
+            .iter()
+            .find(|(mention, _)| frame[at..].starts_with(mention))
+        {
+            Some((mention, port)) => {
+                at += mention.len();
+                frame[at - 4..at].copy_from_slice(port);
+            }
+            None => at += 1,
         }
     }
 }
@@ -242,7 +265,7 @@ mod tests {
     #[test]
     fn a_metadata_response_names_the_relay_and_other_responses_pass_untouched() {
         let broker = echo_broker();
-        let relay = Relay::start(broker, Fault::None).unwrap();
+        let relay = Relay::start(&[broker], Fault::None).unwrap();
         let mut stream = TcpStream::connect(relay.address()).unwrap();
         let port = |frame: &[u8]| u16::from_be_bytes([frame[frame.len() - 2], frame[frame.len() - 1]]);
         assert_eq!(port(&ask(&mut stream, 3, 1).unwrap()), relay.address().port());
@@ -251,7 +274,7 @@ mod tests {
 
     #[test]
     fn every_second_produce_response_is_lost_with_its_connection() {
-        let relay = Relay::start(echo_broker(), Fault::LoseProduceResponse { every: 2 }).unwrap();
+        let relay = Relay::start(&[echo_broker()], Fault::LoseProduceResponse { every: 2 }).unwrap();
         let mut stream = TcpStream::connect(relay.address()).unwrap();
         ask(&mut stream, PRODUCE, 1).unwrap();
         assert_eq!(relay.cuts(), 0);
@@ -259,5 +282,16 @@ mod tests {
         assert_eq!(relay.cuts(), 1);
         let mut stream = TcpStream::connect(relay.address()).unwrap();
         ask(&mut stream, PRODUCE, 3).unwrap();
+    }
+    #[test]
+    fn each_broker_is_told_as_the_listener_in_front_of_it() {
+        let brokers = [echo_broker(), echo_broker()];
+        let relay = Relay::start(&brokers, Fault::None).unwrap();
+        for (broker, port) in &relay.shared.brokers {
+            let mut stream = TcpStream::connect(("127.0.0.1", *port)).unwrap();
+            let frame = ask(&mut stream, 3, 1).unwrap();
+            let told = u16::from_be_bytes([frame[frame.len() - 2], frame[frame.len() - 1]]);
+            assert_eq!(told, *port, "in front of {broker}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::kafka::{self, KafkaOptions};
-use crate::process::{Process, tail, wait_for};
+use crate::process::{Process, behind, tail, wait_for};
 use crate::workspace;
 
 /// What to start, and how.
@@ -17,6 +17,8 @@ use crate::workspace;
 pub struct ServerOptions {
     kind: Kind,
     data: Option<PathBuf>,
+    kafka_address: Option<SocketAddr>,
+    admin_address: Option<SocketAddr>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     wrapper: Vec<String>,
@@ -60,6 +62,8 @@ impl ServerOptions {
         Self {
             kind,
             data: None,
+            kafka_address: None,
+            admin_address: None,
             environment: Vec::new(),
             arguments: Vec::new(),
             wrapper: Vec::new(),
@@ -71,6 +75,20 @@ impl ServerOptions {
     #[must_use]
     pub fn data(mut self, path: &Path) -> Self {
         self.data = Some(path.to_path_buf());
+        self
+    }
+
+    /// Where it listens for clients, instead of a free port of 127.0.0.1.
+    #[must_use]
+    pub fn kafka_address(mut self, address: SocketAddr) -> Self {
+        self.kafka_address = Some(address);
+        self
+    }
+
+    /// Where it answers `/ready` and `/metrics`, instead of a free port of 127.0.0.1; of no effect on Kafka.
+    #[must_use]
+    pub fn admin_address(mut self, address: SocketAddr) -> Self {
+        self.admin_address = Some(address);
         self
     }
 
@@ -86,6 +104,14 @@ impl ServerOptions {
     pub fn arg(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
+    }
+
+    /// Adds several, as [`ServerOptions::arg`].
+    #[must_use]
+    pub fn args(self, arguments: &[&str]) -> Self {
+        arguments
+            .iter()
+            .fold(self, |options, argument| options.arg(argument))
     }
 
     /// Runs the server under another program, such as `["fiu-run", "-x"]`, which must exec it.
@@ -128,20 +154,37 @@ impl Server {
 
     /// As [`Server::start`], with the reason as an error.
     pub fn try_start(name: &str, options: ServerOptions) -> Result<Self, String> {
+        let mut server = Self::new(name, options);
+        server.try_start_again()?;
+        Ok(server)
+    }
+
+    /// A server that does not run yet: [`Server::launch`] or [`Server::try_start_again`] start it.
+    pub fn new(name: &str, options: ServerOptions) -> Self {
         let directory = workspace::run_directory(name);
         let data = options.data.clone().unwrap_or_else(|| directory.join("data"));
-        let mut server = Self {
+        Self {
+            kafka_address: options.kafka_address,
+            admin_address: options.admin_address,
             options,
             directory,
             data,
-            kafka_address: None,
-            admin_address: None,
             bootstrap: String::new(),
             process: None,
             starts: 0,
-        };
-        server.try_start_again()?;
-        Ok(server)
+        }
+    }
+
+    /// What it is started with from now on, on the data and the addresses that it has.
+    ///
+    /// # Panics
+    /// When it runs.
+    pub fn set_options(&mut self, options: ServerOptions) {
+        assert!(
+            self.process.is_none(),
+            "the server runs with other options: kill or stop it first"
+        );
+        self.options = options;
     }
 
     /// Starts it again after [`Server::kill`] or [`Server::stop`], on the same data and address.
@@ -155,27 +198,48 @@ impl Server {
 
     /// As [`Server::start_again`], with the reason as an error. The process is gone after an error.
     pub fn try_start_again(&mut self) -> Result<(), String> {
+        self.launch()?;
+        self.wait_until_ready()
+    }
+
+    /// Starts the process and does not wait: a node of a cluster is not ready before others are.
+    ///
+    /// Errors: there is nothing to start.
+    pub fn launch(&mut self) -> Result<(), String> {
         assert!(
             self.process.is_none(),
             "the server runs already: kill or stop it first"
         );
         self.starts += 1;
-        let launched = match self.options.kind.clone() {
+        match self.options.kind.clone() {
             Kind::External(bootstrap) => {
                 self.bootstrap = bootstrap;
-                return Ok(());
+                Ok(())
             }
-            Kind::Meridian => self.start_meridian(),
-            Kind::Kafka(options) => self.start_kafka(&options),
+            Kind::Meridian => self.launch_meridian(),
+            Kind::Kafka(options) => self.launch_kafka(&options),
+        }
+    }
+
+    /// Waits until a launched server answers. The process is gone after an error.
+    pub fn wait_until_ready(&mut self) -> Result<(), String> {
+        let ready = match self.options.kind {
+            Kind::External(_) => return Ok(()),
+            Kind::Meridian => self.meridian_ready(),
+            Kind::Kafka(_) => {
+                let address = self.kafka_address.ok_or("it was not launched")?;
+                self.bootstrap = address.to_string();
+                self.wait_ready(|_| kafka::answers(address).then_some(()))
+            }
         };
-        launched.map_err(|reason| {
+        ready.map_err(|reason| {
             let tail = self.log_tail(40);
             self.process = None;
             format!("the server is not ready: {reason}\n--- end of its log\n{tail}\n---")
         })
     }
 
-    fn start_meridian(&mut self) -> Result<(), String> {
+    fn launch_meridian(&mut self) -> Result<(), String> {
         let address =
             |known: Option<SocketAddr>| known.map_or_else(|| "127.0.0.1:0".to_owned(), |a| a.to_string());
         let mut command = self.command(&workspace::meridian_binary()?);
@@ -188,8 +252,17 @@ impl Server {
             .args(["--output", "json"])
             .args(&self.options.arguments)
             .current_dir(&self.directory);
-        let stdout = self.directory.join("stdout.jsonl");
-        self.launch(command, &stdout);
+        self.launch_process(command, &self.events_path());
+        Ok(())
+    }
+
+    /// Standard output of `meridian serve`, anew with each start.
+    fn events_path(&self) -> PathBuf {
+        self.directory.join("stdout.jsonl")
+    }
+
+    fn meridian_ready(&mut self) -> Result<(), String> {
+        let stdout = self.events_path();
         let ready = self.wait_ready(|_| ready_event(&stdout))?;
         let field = |name: &str| {
             ready[name]
@@ -203,7 +276,7 @@ impl Server {
         Ok(())
     }
 
-    fn start_kafka(&mut self, options: &KafkaOptions) -> Result<(), String> {
+    fn launch_kafka(&mut self, options: &KafkaOptions) -> Result<(), String> {
         if let Some(reason) = workspace::missing("java") {
             return Err(reason);
         }
@@ -218,21 +291,13 @@ impl Server {
             .args(java.get_args())
             .arg(config)
             .current_dir(&self.directory);
-        self.launch(command, &self.directory.join("stdout.log"));
-        self.bootstrap = address.to_string();
-        self.wait_ready(|_| kafka::answers(address).then_some(()))
+        self.launch_process(command, &self.directory.join("stdout.log"));
+        Ok(())
     }
 
     /// The program, below the wrapper if there is one, with the environment set.
     fn command(&self, program: &Path) -> Command {
-        let mut command = match self.options.wrapper.split_first() {
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let mut command = behind(&self.options.wrapper, Command::new(program));
         command.envs(
             self.options
                 .environment
@@ -242,7 +307,7 @@ impl Server {
         command
     }
 
-    fn launch(&mut self, command: Command, stdout: &Path) {
+    fn launch_process(&mut self, command: Command, stdout: &Path) {
         self.process = Some(Process::start("server", command, stdout, &self.log_path()));
     }
 
@@ -323,6 +388,14 @@ impl Server {
                 process.log_tail(20)
             )),
         }
+    }
+
+    /// Sends a signal, such as STOP. Errors: it does not run.
+    pub fn signal(&mut self, signal: Signal) -> Result<(), String> {
+        let process = self.process.as_mut().ok_or("the server does not run")?;
+        process
+            .signal(signal)
+            .map_err(|e| format!("cannot send {signal:?}: {e}"))
     }
 
     /// Waits until the process ends by itself (after a fault); `None` when it still runs after `timeout`.

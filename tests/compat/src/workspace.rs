@@ -90,6 +90,20 @@ pub fn missing(client: &str) -> Option<String> {
     (!installed).then(|| format!("{client} is not set up: run tests/compat/setup.sh"))
 }
 
+/// Whether a test skips for want of something; prints why.
+///
+/// # Panics
+/// When something is missing and `MERIDIAN_TEST_REQUIRE_CLIENTS` is set: then nothing may be.
+pub fn skips(missing: Option<String>) -> bool {
+    let Some(reason) = missing else { return false };
+    assert!(
+        env::var_os("MERIDIAN_TEST_REQUIRE_CLIENTS").is_none(),
+        "nothing may be skipped, and this would be: {reason}"
+    );
+    println!("SKIPPED: {reason}");
+    true
+}
+
 /// The executable `name`, when there is one on the path.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;

@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use meridian_compat::image::{Backing, Image};
+use meridian_compat::load::create_topic;
 use meridian_compat::raw::{RawClient, batches, plain_batch};
-use meridian_compat::{Server, ServerOptions, workspace};
-
-use crate::image::{Backing, Image};
-use crate::load::{TOPIC, create_topic};
+use meridian_compat::{Random, Server, ServerOptions, workspace};
 
 /// Errors of Produce after which a client tries again: LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, REQUEST_TIMED_OUT,
 /// NOT_ENOUGH_REPLICAS, NOT_ENOUGH_REPLICAS_AFTER_APPEND, KAFKA_STORAGE_ERROR, UNKNOWN_LEADER_EPOCH, THROTTLING_QUOTA_EXCEEDED.
@@ -44,6 +43,7 @@ pub enum Refusal {
     Closed,
 }
 
+const TOPIC: &str = "crash";
 const BATCH_BYTES: usize = 256 << 10;
 
 /// Runs the server under strace, which makes the 300th fdatasync of each thread, and only that one, fail with EIO. Some
@@ -92,7 +92,7 @@ pub fn run(name: &str, server: ServerOptions, fault: DiskFault) -> Result<FaultO
 }
 
 fn faulty(server: &mut Server, image: &mut Image, fault: DiskFault) -> Result<FaultOutcome, String> {
-    create_topic(server, 1)?;
+    create_topic(server.bootstrap(), TOPIC, 1, 1)?;
     let mut acknowledged: Vec<i64> = Vec::new();
     let mut next = 0;
     // The server is at work before its disk goes bad.
@@ -214,7 +214,7 @@ fn produce(server: &mut Server, number: u64) -> Result<Result<i64, Refusal>, Str
     };
     let mut value = number.to_be_bytes().to_vec();
     // Not compressible, should anything below want to.
-    let mut random = crate::random::Random::seeded(number);
+    let mut random = Random::seeded(number);
     while value.len() < BATCH_BYTES {
         value.extend(random.next_u64().to_be_bytes());
     }

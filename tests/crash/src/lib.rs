@@ -1,18 +1,10 @@
 //! Nothing acknowledged is lost: a server is killed, loses its power, its disk fills up or fails, while idempotent
-//! producers write and a consumer reads. A pure [`checker`] then compares what was acknowledged, what was seen and
+//! producers write and a consumer reads. A checker ([`meridian_checker`]) then compares what was acknowledged, what was seen and
 //! what is there.
 #![expect(
     clippy::disallowed_methods,
     reason = "a test harness drives real processes, disks and clocks"
 )]
 
-pub mod checker;
 pub mod faults;
-pub mod history;
-pub mod image;
-pub mod load;
-pub mod random;
 pub mod rounds;
-
-pub use checker::{Violation, check};
-pub use history::History;

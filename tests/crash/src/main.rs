@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use meridian_compat::ServerOptions;
+use meridian_compat::{ServerOptions, image};
 use meridian_crash::faults::{self, DiskFault};
-use meridian_crash::image;
 use meridian_crash::rounds::{self, Crash, RoundOptions};
 
 /// Crashes a server under load and checks that every acknowledged record is there once, in order.

@@ -2,13 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use meridian_compat::{Server, ServerOptions, workspace};
+use meridian_checker::check;
+use meridian_compat::image::{Backing, Image};
+use meridian_compat::{Load, LoadOptions, Program, Random, Server, ServerOptions, workspace};
 use rustix::process::{Pid, Signal, kill_process};
-
-use crate::checker::check;
-use crate::image::{Backing, Image};
-use crate::load::{Load, LoadOptions};
-use crate::random::Random;
 
 /// How the server goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +36,7 @@ impl RoundOptions {
             rounds,
             seed,
             alive_ms: 5..700,
-            load: LoadOptions::default(),
+            load: load_options(),
         }
     }
 }
@@ -50,15 +47,36 @@ pub struct Outcome {
     /// Crashes.
     pub rounds: u32,
     /// Acknowledged records, each of them found.
-    pub acknowledged: usize,
+    pub acknowledged: u64,
     /// Records in the log.
-    pub stored: usize,
+    pub stored: u64,
     /// Records that the consumer saw while the server crashed.
-    pub observed: usize,
+    pub observed: u64,
     /// Commits of offsets that were answered, none of them undone.
-    pub commits: usize,
+    pub commits: u64,
     /// Longest time from the start of the process until it was ready.
     pub longest_start: Duration,
+}
+
+/// Producers of franz-go and, where it is set up, one of librdkafka; one consumer.
+fn load_options() -> LoadOptions {
+    let mut writers = vec![Program::Franz];
+    writers.extend(
+        Program::Confluent
+            .missing()
+            .is_none()
+            .then_some(Program::Confluent),
+    );
+    LoadOptions {
+        topic: "crash".to_owned(),
+        partitions: 4,
+        replicas: 1,
+        producers: 5,
+        records_per_second: 400,
+        writers,
+        readers: vec![(Program::Franz, None)],
+        final_racks: vec![None],
+    }
 }
 
 /// How long the server may take until it acknowledges again.
@@ -66,7 +84,7 @@ const RECOVERY: Duration = Duration::from_secs(60);
 
 /// Crashes a server again and again under load, then compares everything.
 ///
-/// Errors: the violations, or what went wrong, with the seed and where the logs lie.
+/// Errors: the findings, or what went wrong, with the seed and where the logs lie.
 pub fn run(
     name: &str,
     server: ServerOptions,
@@ -104,9 +122,9 @@ fn rounds(
     if server.is_external() {
         return Err("a server that somebody else started cannot be crashed".to_owned());
     }
-    let mut load = Load::start(&server, directory, options.load)?;
+    let mut load = Load::start(server.bootstrap(), directory, options.load.clone())?;
     let mut longest_start = Duration::ZERO;
-    load.wait_progress(&[0, 0], RECOVERY)?;
+    load.wait_progress(&load.progress(), RECOVERY)?;
     if server.is_kafka()
         && let Some(image) = image.as_deref()
     {
@@ -145,24 +163,19 @@ fn rounds(
             );
         }
     }
-    let history = load.finish(&server, directory)?;
+    let history = load.finish(server.bootstrap())?;
     // The image is unmounted after this: nobody may hold it.
     server.stop(Duration::from_secs(60))?;
-    let violations = check(&history);
-    if let Some(first) = violations.first() {
-        let shown: Vec<String> = violations.iter().take(10).map(ToString::to_string).collect();
-        return Err(format!(
-            "{} violations, the first: {first}\n{}",
-            violations.len(),
-            shown.join("\n")
-        ));
+    let report = check(&history);
+    if !report.is_sound() {
+        return Err(report.to_string());
     }
     Ok(Outcome {
         rounds: options.rounds,
-        acknowledged: history.acknowledged.len(),
-        stored: history.log.len(),
-        observed: history.observed.len(),
-        commits: history.committed.len(),
+        acknowledged: report.acknowledged,
+        stored: report.stored,
+        observed: report.observed,
+        commits: report.commits,
         longest_start,
     })
 }

@@ -3,9 +3,8 @@
 use std::env;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use meridian_compat::{Program, ServerOptions, workspace};
+use meridian_compat::{Program, ServerOptions, image, workspace};
 use meridian_crash::faults::{self, DiskFault};
-use meridian_crash::image;
 use meridian_crash::rounds::{self, Crash, RoundOptions};
 
 /// Each of these tests wants the disk for itself.
@@ -41,7 +40,7 @@ fn nothing_is_lost(name: &str, crash: Crash, rounds: u32) {
         .unwrap_or_else(|message| panic!("{message}"));
     println!("{outcome:?}");
     assert!(
-        outcome.acknowledged > 100 * usize::try_from(outcome.rounds).expect("few rounds"),
+        outcome.acknowledged > 100 * u64::from(outcome.rounds),
         "too little was acknowledged for the crashes to hit anything: {outcome:?}"
     );
 }

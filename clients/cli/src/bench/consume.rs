@@ -160,6 +160,14 @@ async fn read(
         partition_bytes_max: int(args.partition_bytes),
         ..ConsumerSettings::default()
     };
+    let settings = match args.again {
+        // Nothing more comes at the ends: a fetch that waits there holds up the beginning of the next pass.
+        true => ConsumerSettings {
+            wait_max: Duration::ZERO,
+            ..settings
+        },
+        false => settings,
+    };
     let mut totals = Totals::default();
     let mut verifier = args.verify.then(|| Verifier::new(None));
     let mut consumer = Consumer::start(&cluster, settings);

@@ -8,11 +8,12 @@ use meridian_wire::messages::offset_delete::{OffsetDeleteRequestPartition, Offse
 use meridian_wire::messages::offset_fetch::OffsetFetchRequestGroup;
 use meridian_wire::{
     ApiKey, DeleteGroupsRequest, DescribeGroupsRequest, ErrorCode, ListGroupsRequest, OffsetCommitRequest,
-    OffsetDeleteRequest, OffsetFetchRequest, Request,
+    OffsetDeleteRequest, OffsetFetchRequest, OffsetFetchResponse, Request,
 };
 
 use super::{Admin, AdminError, partition_id, refused};
 use crate::cluster::{Cluster, Lane};
+use crate::connection::Connection;
 use crate::error::{Refusal, check};
 use crate::group::protocol::{Assignment, Subscription};
 
@@ -106,9 +107,13 @@ impl Admin {
             groups: vec![group.to_owned().into()],
             ..DescribeGroupsRequest::default()
         };
-        let response = send_coordinator(&self.cluster, group, &request, |response| {
-            response.groups.first().map_or(0, |group| group.error_code)
-        })
+        let response = send_coordinator(
+            &self.cluster,
+            group,
+            Lane::SHARED,
+            |_| request.clone(),
+            |response| response.groups.first().map_or(0, |group| group.error_code),
+        )
         .await?;
         let what = format!("group '{group}'");
         let Some(described) = response.groups.into_iter().next() else {
@@ -164,9 +169,13 @@ impl Admin {
         let request = DeleteGroupsRequest {
             groups_names: vec![group.to_owned().into()],
         };
-        let response = send_coordinator(&self.cluster, group, &request, |response| {
-            response.results.first().map_or(0, |result| result.error_code)
-        })
+        let response = send_coordinator(
+            &self.cluster,
+            group,
+            Lane::SHARED,
+            |_| request.clone(),
+            |response| response.results.first().map_or(0, |result| result.error_code),
+        )
         .await?;
         let what = format!("group '{group}'");
         match response.results.first() {
@@ -216,10 +225,16 @@ impl Admin {
                 .collect(),
             ..OffsetCommitRequest::default()
         };
-        let response = send_coordinator(&self.cluster, group, &request, |response| {
-            let codes = response.topics.iter().flat_map(|topic| &topic.partitions);
-            codes.map(|it| it.error_code).find(|code| *code != 0).unwrap_or(0)
-        })
+        let response = send_coordinator(
+            &self.cluster,
+            group,
+            Lane::SHARED,
+            |_| request.clone(),
+            |response| {
+                let codes = response.topics.iter().flat_map(|topic| &topic.partitions);
+                codes.map(|it| it.error_code).find(|code| *code != 0).unwrap_or(0)
+            },
+        )
         .await?;
         for topic in &response.topics {
             for partition in &topic.partitions {
@@ -258,8 +273,14 @@ impl Admin {
                 })
                 .collect(),
         };
-        let response =
-            send_coordinator(&self.cluster, group, &request, |response| response.error_code).await?;
+        let response = send_coordinator(
+            &self.cluster,
+            group,
+            Lane::SHARED,
+            |_| request.clone(),
+            |response| response.error_code,
+        )
+        .await?;
         refused(
             format!("group '{group}'"),
             Refusal::check(response.error_code, None),
@@ -283,35 +304,33 @@ pub(crate) async fn fetch_offsets(
     group: &str,
     lane: Lane,
 ) -> Result<BTreeMap<(String, u32), CommittedOffset>, AdminError> {
-    let endpoint = cluster.coordinator(group).await?;
-    let connection = cluster.connection_to(lane, &endpoint).await?;
-    let version = connection.versions().common(ApiKey::OffsetFetch);
-    // From version 8 on a request names several groups.
-    let request = if version.is_some_and(|version| version >= 8) {
-        OffsetFetchRequest {
-            groups: vec![OffsetFetchRequestGroup {
+    let question = |connection: &Connection| {
+        let version = connection.versions().common(ApiKey::OffsetFetch);
+        // From version 8 on a request names several groups.
+        if version.is_some_and(|version| version >= 8) {
+            OffsetFetchRequest {
+                groups: vec![OffsetFetchRequestGroup {
+                    group_id: group.to_owned().into(),
+                    topics: None,
+                    ..OffsetFetchRequestGroup::default()
+                }],
+                require_stable: true,
+                ..OffsetFetchRequest::default()
+            }
+        } else {
+            OffsetFetchRequest {
                 group_id: group.to_owned().into(),
                 topics: None,
-                ..OffsetFetchRequestGroup::default()
-            }],
-            require_stable: true,
-            ..OffsetFetchRequest::default()
-        }
-    } else {
-        OffsetFetchRequest {
-            group_id: group.to_owned().into(),
-            topics: None,
-            require_stable: version == Some(7),
-            ..OffsetFetchRequest::default()
+                require_stable: version == Some(7),
+                ..OffsetFetchRequest::default()
+            }
         }
     };
-    let response = send_coordinator(cluster, group, &request, |response| {
-        response
-            .groups
-            .first()
-            .map_or(response.error_code, |group| group.error_code)
-    })
-    .await?;
+    let code = |response: &OffsetFetchResponse| {
+        let group = response.groups.first();
+        group.map_or(response.error_code, |group| group.error_code)
+    };
+    let response = send_coordinator(cluster, group, lane, question, code).await?;
     let what = format!("offsets of group '{group}'");
     let mut offsets = BTreeMap::new();
     let mut insert = |topic: &str, index: i32, code: i16, offset: i64, metadata: Option<&str>| {
@@ -367,15 +386,19 @@ pub(crate) async fn fetch_offsets(
 async fn send_coordinator<R: Request>(
     cluster: &Cluster,
     group: &str,
-    request: &R,
+    lane: Lane,
+    question: impl Fn(&Connection) -> R,
     code: impl Fn(&R::Response) -> i16,
 ) -> Result<R::Response, AdminError> {
     let mut backoff = cluster.backoff();
     let deadline = tokio::time::Instant::now() + cluster.settings().operation_timeout;
     loop {
         let endpoint = cluster.coordinator(group).await?;
-        let result = match cluster.connection_to(Lane::SHARED, &endpoint).await {
-            Ok(connection) => connection.send(request, cluster.settings().request_timeout).await,
+        let result = match cluster.connection_to(lane, &endpoint).await {
+            Ok(connection) => {
+                let limit = cluster.settings().request_timeout;
+                connection.send(&question(&connection), limit).await
+            }
             Err(error) => Err(error),
         };
         let is_passing = match &result {

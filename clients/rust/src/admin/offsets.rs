@@ -137,7 +137,7 @@ pub(crate) async fn list_offsets(
 }
 
 /// Groups partitions by topic, in order.
-fn by_topic<'a, V, P>(
+pub(super) fn by_topic<'a, V, P>(
     partitions: &[(&'a TopicPartition, &V)],
     mut make: impl FnMut(u32, &V) -> P,
 ) -> impl Iterator<Item = (&'a String, Vec<P>)> {
@@ -150,7 +150,7 @@ fn by_topic<'a, V, P>(
 
 /// Asks the leader of each partition, and again after a refresh where leaders have moved. For questions that may
 /// be asked twice.
-async fn ask_leaders<V, R: Request, T>(
+pub(super) async fn ask_leaders<V, R: Request, T>(
     cluster: &Cluster,
     wanted: &BTreeMap<TopicPartition, V>,
     ask: impl Fn(&[(&TopicPartition, &V)]) -> R,

@@ -46,6 +46,10 @@ pub(super) async fn run(shared: Arc<Shared>, items: mpsc::UnboundedSender<Item>)
         if shared.plan.lock().is_closed() {
             break;
         }
+        let expired = shared.plan.lock().expire(Instant::now());
+        for effect in expired {
+            pass_on(&shared, &items, effect);
+        }
         if shared.has_room() {
             let metadata = shared.cluster.metadata();
             let planned = shared.plan.lock().plan(Instant::now(), &metadata);
@@ -65,6 +69,13 @@ pub(super) async fn run(shared: Arc<Shared>, items: mpsc::UnboundedSender<Item>)
                 for effect in complete(&shared, completion) {
                     match effect {
                         Effect::Refresh => must_refresh = true,
+                        Effect::Moved { key, version, leader } => {
+                            if shared.cluster.learn_leader(&key.0, key.1, leader, std::iter::empty()) {
+                                shared.plan.lock().unblock(&key, version);
+                            } else {
+                                must_refresh = true;
+                            }
+                        }
                         Effect::OutOfRange { key, version, offset } => {
                             out_of_range(&shared, &items, &mut resets, key, version, offset);
                         }
@@ -155,7 +166,7 @@ fn pass_on(shared: &Arc<Shared>, items: &mpsc::UnboundedSender<Item>, effect: Ef
             })
         }
         Effect::Failed { key, version, error } => Item::Failed { key, version, error },
-        Effect::OutOfRange { .. } | Effect::Refresh => return,
+        Effect::OutOfRange { .. } | Effect::Moved { .. } | Effect::Refresh => return,
     };
     // Without a receiver the consumer is gone, and the loop ends next.
     drop(items.send(item));

@@ -11,14 +11,18 @@ use meridian_wire::messages::fetch::PartitionData;
 use meridian_wire::{ErrorCode, FetchRequest, FetchResponse};
 use tokio::time::Instant;
 
+use super::after::{After, Looked};
 use super::fetch_session::{FetchSession, Wanted};
 use super::{ConsumeError, ConsumerSettings, Key};
 use crate::admin::millis;
 use crate::error::check;
 use crate::metadata::{Metadata, node};
+use crate::token::Token;
 
 /// Wait before a partition is asked for again that its leader could not serve.
 const RETRY_WAIT: Duration = Duration::from_millis(100);
+/// So long a replica nearby is read before the leader is asked again which one it should be.
+const REPLICA_LEASE: Duration = Duration::from_secs(60);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -45,8 +49,10 @@ struct Position {
     blocked_until: Option<Instant>,
     /// Its offset is being looked up anew, or it has failed: not fetched.
     is_stopped: bool,
-    /// Where the leader has pointed us to.
-    replica: Option<NodeId>,
+    /// Where the leader has pointed us to, and until when.
+    replica: Option<(NodeId, Instant)>,
+    /// What must be there before it is read.
+    after: Option<After>,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +91,12 @@ pub(super) enum Effect {
         version: u64,
         error: ConsumeError,
     },
+    /// A broker names the leader, by id and epoch, in its own place (KIP-951).
+    Moved {
+        key: Key,
+        version: u64,
+        leader: (i32, i32),
+    },
     /// Leaders have moved.
     Refresh,
 }
@@ -115,8 +127,46 @@ impl FetchPlan {
             blocked_until: None,
             is_stopped: false,
             replica: None,
+            after: None,
         };
         self.partitions.insert((topic, index), position);
+    }
+
+    /// Reads a partition that was just assigned only where a token's record is; a broker has `limit` for getting it.
+    pub(super) fn read_after(&mut self, now: Instant, key: &Key, token: Token, limit: Duration) {
+        if let Some(position) = self.partitions.get_mut(key) {
+            let after = After::new(now, token, limit);
+            let is_later = |known: &After| known.offset() < after.offset();
+            if !after.is_behind(position.offset) && position.after.as_ref().is_none_or(is_later) {
+                position.after = Some(after);
+            }
+        }
+    }
+
+    /// The partitions that have waited in vain for what must be there first; they are read no further.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for (key, position) in &mut self.partitions {
+            let Some(after) = position.after.as_ref().filter(|_| !position.is_stopped) else {
+                continue;
+            };
+            if after.until().is_none_or(|until| until > now) {
+                continue;
+            }
+            position.is_stopped = true;
+            effects.push(Effect::Failed {
+                key: key.clone(),
+                version: position.version,
+                error: ConsumeError::NotYet {
+                    topic: key.0.to_string(),
+                    partition: key.1,
+                    offset: after.offset(),
+                    end: after.end(),
+                    waited: after.limit(),
+                },
+            });
+        }
+        effects
     }
 
     pub(super) fn unassign(&mut self, topic: &str, index: u32) {
@@ -175,14 +225,24 @@ impl FetchPlan {
             if position.is_stopped {
                 continue;
             }
+            if let Some(until) = position.after.as_ref().and_then(After::until) {
+                next = Some(next.map_or(until, |next| next.min(until)));
+            }
             if let Some(until) = position.blocked_until.filter(|until| *until > now) {
                 next = Some(next.map_or(until, |next| next.min(until)));
                 continue;
             }
-            let replica = position
-                .replica
-                .filter(|replica| metadata.brokers.contains_key(replica));
-            let Some(broker) = replica.or_else(|| metadata.leader(&key.0, key.1)) else {
+            position.replica = position.replica.filter(|(_, until)| *until > now);
+            if let Some((replica, _)) = &position.replica
+                && !metadata.brokers.contains_key(replica)
+            {
+                // What was learned was older than this node, or came from one that had not heard of it yet.
+                needs_refresh = true;
+                position.replica = None;
+            }
+            let replica = position.replica.map(|(replica, _)| replica);
+            let known = metadata.partition(&key.0, key.1);
+            let Some(broker) = replica.or_else(|| known?.leader) else {
                 needs_refresh = true;
                 let until = now + RETRY_WAIT;
                 position.blocked_until = Some(until);
@@ -192,8 +252,16 @@ impl FetchPlan {
             let wanted = Wanted {
                 offset: position.offset,
                 last_epoch: position.last_epoch,
+                leader_epoch: known
+                    .and_then(|known| known.leader_epoch)
+                    .map_or(-1, |epoch| epoch.0.cast_signed()),
                 bytes_max: self.partition_bytes_max,
             };
+            let instead = match &mut position.after {
+                Some(after) => after.instead(now, broker, wanted),
+                None => None,
+            };
+            let wanted = instead.unwrap_or(wanted);
             by_broker.entry(broker).or_default().insert(key.clone(), wanted);
         }
         let mut fetches = Vec::new();
@@ -281,11 +349,18 @@ impl FetchPlan {
                 };
                 let (key, version, from) = (key.clone(), *version, *from);
                 if let Some(position) = self.current(&key, version) {
-                    effects.extend(position.answered(now, key, from, data));
+                    effects.extend(position.answered(now, broker, key, from, data));
                 }
             }
         }
         effects
+    }
+
+    /// Asks for a partition at once, after its leader has become known.
+    pub(super) fn unblock(&mut self, key: &Key, version: u64) {
+        if let Some(position) = self.current(key, version) {
+            position.blocked_until = None;
+        }
     }
 
     /// Goes on at `offset`, after the position was not in the log.
@@ -318,11 +393,48 @@ impl FetchPlan {
 }
 
 impl Position {
-    fn answered(&mut self, now: Instant, key: Key, from: Offset, data: PartitionData) -> Option<Effect> {
+    fn answered(
+        &mut self,
+        now: Instant,
+        broker: NodeId,
+        key: Key,
+        from: Offset,
+        data: PartitionData,
+    ) -> Option<Effect> {
         let version = self.version;
+        if let Some(after) = self.after.as_mut().filter(|after| after.is_asking(broker)) {
+            match after.handle_answer(broker, &data) {
+                Looked::Found => return None,
+                Looked::NotYet => {
+                    if check(data.error_code).is_err() {
+                        self.blocked_until = Some(now + RETRY_WAIT);
+                    }
+                    return None;
+                }
+                Looked::Replaced(found) => {
+                    self.is_stopped = true;
+                    let error = ConsumeError::Replaced {
+                        topic: key.0.to_string(),
+                        partition: key.1,
+                        offset: after.offset(),
+                        written: after.epoch(),
+                        found,
+                    };
+                    return Some(Effect::Failed { key, version, error });
+                }
+                Looked::Elsewhere => {}
+            }
+        }
         if let Err(code) = check(data.error_code) {
-            self.replica = None;
+            let was_at_replica = self.replica.take().is_some();
+            let leader = (data.current_leader.leader_id, data.current_leader.leader_epoch);
             return Some(match code {
+                // A replica may lag behind, or have dropped less or more: only the leader knows what the log holds.
+                ErrorCode::OffsetOutOfRange | ErrorCode::OffsetNotAvailable if was_at_replica => return None,
+                ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch if leader.0 >= 0 => {
+                    self.blocked_until = Some(now + RETRY_WAIT);
+                    Effect::Moved { key, version, leader }
+                }
                 ErrorCode::OffsetOutOfRange => {
                     self.is_stopped = true;
                     Effect::OutOfRange {
@@ -358,7 +470,7 @@ impl Position {
             return None;
         }
         if let Some(replica) = node(data.preferred_read_replica) {
-            self.replica = Some(replica);
+            self.replica = Some((replica, now + REPLICA_LEASE));
         }
         let bytes = data.records.into_bytes();
         if bytes.is_empty() {
@@ -391,6 +503,7 @@ impl Position {
         let last = last?;
         let whole = bytes.slice(..bytes.len() - batches.rest().len());
         self.offset = last.next_offset().max(self.offset);
+        self.after = self.after.take().filter(|after| !after.is_behind(self.offset));
         self.last_epoch = last.leader_epoch.map_or(-1, |epoch| epoch.0.cast_signed());
         let aborted = data.aborted_transactions.unwrap_or_default();
         let mut aborted: Vec<_> = aborted

@@ -15,6 +15,9 @@ pub(super) struct Wanted {
     pub(super) offset: Offset,
     /// The epoch of the last batch read, so that the broker notices if we have read what is no longer there (KIP-320).
     pub(super) last_epoch: i32,
+    /// The epoch of the leader that we believe in, so that a broker which is behind or ahead of us says so; -1 where
+    /// it is not known.
+    pub(super) leader_epoch: i32,
     pub(super) bytes_max: i32,
 }
 
@@ -58,6 +61,7 @@ impl FetchSession {
                 let partition = FetchPartition {
                     partition: partition_id(*index),
                     fetch_offset: i64::try_from(want.offset.0).unwrap_or(i64::MAX),
+                    current_leader_epoch: want.leader_epoch,
                     last_fetched_epoch: want.last_epoch,
                     partition_max_bytes: want.bytes_max,
                     ..FetchPartition::default()
@@ -124,6 +128,7 @@ mod tests {
                 let want = Wanted {
                     offset: Offset(*offset),
                     last_epoch: -1,
+                    leader_epoch: -1,
                     bytes_max: 1,
                 };
                 (("t".into(), *index), want)

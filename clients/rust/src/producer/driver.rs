@@ -10,7 +10,9 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use meridian_types::{NodeId, Offset, ProducerId, TimestampMs};
 use meridian_wire::batch::{BuildError, set_producer};
-use meridian_wire::messages::produce::{PartitionProduceData, PartitionProduceResponse, TopicProduceData};
+use meridian_wire::messages::produce::{
+    NodeEndpoint, PartitionProduceData, PartitionProduceResponse, TopicProduceData,
+};
 use meridian_wire::{ErrorCode, InitProducerIdRequest, ProduceRequest, ProduceResponse};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -24,10 +26,9 @@ use crate::admin::{millis, partition_id};
 use crate::backoff::Backoff;
 use crate::cluster::{Cluster, Lane};
 use crate::connection::PendingResponse;
+use crate::endpoint::Endpoint;
 use crate::error::{Refusal, RequestError, check};
-
-/// Requests that a broker's sender has not yet taken.
-const SENDER_QUEUE: usize = 1;
+use crate::metadata::{Broker as KnownBroker, node};
 
 /// A produce request with the batches in it.
 struct Outgoing {
@@ -230,8 +231,12 @@ impl Driver {
                         answers.insert((&topic.name, partition.index), partition);
                     }
                 }
+                let endpoints = || response.node_endpoints.iter().filter_map(read_endpoint);
                 for (key, batch) in batches {
                     match answers.get(&(&*key.0, partition_id(key.1))) {
+                        Some(answer) if self.has_moved(&key, answer, endpoints()) => {
+                            self.put_back(&key, batch, false, "the leader has moved", Instant::now());
+                        }
                         Some(answer) => self.answered(&key, batch, answer),
                         None => {
                             let reason = "the server's answer does not name the partition".to_owned();
@@ -305,20 +310,51 @@ impl Driver {
         }
     }
 
+    /// Whether the answer names the leader that the batch should go to instead (KIP-951).
+    fn has_moved(
+        &self,
+        key: &Key,
+        answer: &PartitionProduceResponse,
+        endpoints: impl Iterator<Item = KnownBroker>,
+    ) -> bool {
+        let leader = &answer.current_leader;
+        check(answer.error_code) == Err(ErrorCode::NotLeaderOrFollower)
+            && self.shared.cluster.learn_leader(
+                &key.0,
+                key.1,
+                (leader.leader_id, leader.leader_epoch),
+                endpoints,
+            )
+    }
+
     fn retry(&mut self, key: &Key, batch: Batch, may_be_written: bool, reason: String) {
+        let at = Instant::now() + self.backoff.next_wait();
+        self.put_back(key, batch, may_be_written, reason, at);
+    }
+
+    fn put_back(
+        &mut self,
+        key: &Key,
+        batch: Batch,
+        may_be_written: bool,
+        reason: impl Into<String>,
+        at: Instant,
+    ) {
+        let reason = reason.into();
         tracing::debug!(topic = %key.0, partition = key.1, reason, "a batch is tried again");
-        self.finish_or_queue(
-            key,
-            batch,
-            Answer::Retry {
-                may_be_written,
-                reason,
-            },
-        );
+        let answer = Answer::Retry {
+            may_be_written,
+            reason,
+        };
+        self.queue(key, batch, answer, at);
     }
 
     fn finish_or_queue(&mut self, key: &Key, batch: Batch, answer: Answer) {
         let retry_at = Instant::now() + self.backoff.next_wait();
+        self.queue(key, batch, answer, retry_at);
+    }
+
+    fn queue(&mut self, key: &Key, batch: Batch, answer: Answer, retry_at: Instant) {
         let ended = self
             .shared
             .accumulator
@@ -409,7 +445,8 @@ fn spawn_sender(
     broker: NodeId,
     completions: &mpsc::Sender<Completion>,
 ) -> Broker {
-    let (sender, mut requests) = mpsc::channel::<Outgoing>(SENDER_QUEUE);
+    // Room for all that may be in flight: a broker that cannot be reached must not keep the driver from the others.
+    let (sender, mut requests) = mpsc::channel::<Outgoing>(shared.settings.in_flight_max.max(1));
     let shared = Arc::clone(shared);
     let completions = completions.clone();
     tokio::spawn(async move {
@@ -463,6 +500,15 @@ async fn submit(
             batches,
             result,
         }
+    })
+}
+
+/// A broker's address, as an answer gives it.
+fn read_endpoint(endpoint: &NodeEndpoint) -> Option<KnownBroker> {
+    Some(KnownBroker {
+        id: node(endpoint.node_id)?,
+        endpoint: Endpoint::new(endpoint.host.as_str(), u16::try_from(endpoint.port).ok()?),
+        rack: endpoint.rack.as_ref().map(|rack| rack.as_str().to_owned()),
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use meridian_types::{ShardId, TimestampMs, shard_of_name};
+use meridian_types::{LeaderEpoch, ShardId, TimestampMs, shard_of_name};
 
 use super::error::{GroupError, StoreError};
 use super::group::{Group, GroupState, Phase};
@@ -31,6 +31,8 @@ pub enum Action {
         save: SaveId,
         /// The group.
         group: Arc<str>,
+        /// The leadership it was decided under: under a later one it must not take effect.
+        epoch: LeaderEpoch,
         /// `docs/formats/group.md`.
         body: Bytes,
     },
@@ -40,6 +42,8 @@ pub enum Action {
         save: SaveId,
         /// The group.
         group: Arc<str>,
+        /// The leadership it was decided under: under a later one it must not take effect.
+        epoch: LeaderEpoch,
     },
 }
 
@@ -57,7 +61,8 @@ pub struct LoadProblem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ownership {
     Loading,
-    Active,
+    /// Under this leadership.
+    Active(LeaderEpoch),
 }
 
 /// All classic groups that this node coordinates.
@@ -105,16 +110,17 @@ impl Coordinator {
         self.owned.insert(shard, Ownership::Loading);
     }
 
-    /// Takes over the shard's groups as they were saved; a group that is only known by its offsets is
+    /// Takes over the shard's groups as they were saved, under the leadership of `epoch`; a group that is only known by its offsets is
     /// left out. Groups that cannot be read are returned, and start anew.
     pub fn load(
         &mut self,
         now: TimestampMs,
         shard: ShardId,
+        epoch: LeaderEpoch,
         groups: impl IntoIterator<Item = (String, Bytes)>,
     ) -> Vec<LoadProblem> {
         self.unload(shard);
-        self.owned.insert(shard, Ownership::Active);
+        self.owned.insert(shard, Ownership::Active(epoch));
         let mut problems = Vec::new();
         for (id, body) in groups {
             debug_assert_eq!(shard_of_name(&id, self.shards), shard);
@@ -182,10 +188,10 @@ impl Coordinator {
         }
     }
 
-    /// Whether this node answers for the group now.
-    pub(super) fn check_owned(&self, group_id: &str) -> Result<(), GroupError> {
+    /// The leadership under which this node answers for the group now.
+    pub(super) fn check_owned(&self, group_id: &str) -> Result<LeaderEpoch, GroupError> {
         match self.owned.get(&shard_of_name(group_id, self.shards)) {
-            Some(Ownership::Active) => Ok(()),
+            Some(Ownership::Active(epoch)) => Ok(*epoch),
             Some(Ownership::Loading) => Err(GroupError::LoadInProgress),
             None => Err(GroupError::NotCoordinator),
         }
@@ -195,7 +201,7 @@ impl Coordinator {
         if group_id.is_empty() {
             return Err(GroupError::InvalidGroupId);
         }
-        self.check_owned(group_id)
+        self.check_owned(group_id).map(|_| ())
     }
 
     /// Whether some shard's groups are still being loaded.
@@ -300,12 +306,17 @@ impl Coordinator {
         self.effects.replies.push_back((token, Reply::Leave(Ok(left))));
     }
 
-    /// Whether offsets may be committed. A commit that is accepted counts as a heartbeat.
+    /// Whether offsets may be committed, and under which leadership: under a later one the group may have another
+    /// generation. A commit that is accepted counts as a heartbeat.
     ///
     /// Without a generation (-1) a group without members takes commits from anyone: consumers that
     /// use no group, and administrators.
-    pub fn validate_commit(&mut self, now: TimestampMs, request: &CommitRequest) -> Result<(), GroupError> {
-        self.check_owned(&request.group_id)?;
+    pub fn validate_commit(
+        &mut self,
+        now: TimestampMs,
+        request: &CommitRequest,
+    ) -> Result<LeaderEpoch, GroupError> {
+        let epoch = self.check_owned(&request.group_id)?;
         let unknown_group = if request.generation < 0 {
             Ok(())
         } else {
@@ -323,7 +334,8 @@ impl Coordinator {
             }
             Ok(())
         })
-        .unwrap_or(unknown_group)
+        .unwrap_or(unknown_group)?;
+        Ok(epoch)
     }
 
     /// Deletes a group without members; answered with [`Reply::Delete`] when it is done.
@@ -385,10 +397,13 @@ impl Coordinator {
         group_id: &str,
         input: impl FnOnce(&mut Step<'_>) -> R,
     ) -> Option<R> {
+        // Groups are unloaded with their shard.
+        let epoch = self.check_owned(group_id).ok()?;
         let group = self.groups.get_mut(group_id)?;
         let bytes_before = group.bytes();
         let mut step = Step {
             now,
+            epoch,
             settings: &self.settings,
             group,
             effects: &mut self.effects,

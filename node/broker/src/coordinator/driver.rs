@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use meridian_types::{ShardId, TimestampMs};
+use meridian_types::{LeaderEpoch, ShardId, TimestampMs};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -26,13 +26,13 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 /// Where groups are kept: commands of the shard that a group belongs to.
 ///
 /// The calls for one group come one after the other. What a call has begun must not take effect
-/// after this node has lost the shard and led it again: propose in the term of the call.
+/// after this node has lost the shard and led it again: propose under the leadership of `epoch` only.
 pub trait GroupStore: Send + Sync + 'static {
     /// Puts the body in place of the group's last one. Done when a quorum has it.
-    fn save(&self, group: &str, body: Bytes) -> BoxFuture<Result<(), StoreError>>;
+    fn save(&self, group: &str, epoch: LeaderEpoch, body: Bytes) -> BoxFuture<Result<(), StoreError>>;
 
     /// Removes the group's body and all of its committed offsets. Done when a quorum has it.
-    fn delete(&self, group: &str) -> BoxFuture<Result<(), StoreError>>;
+    fn delete(&self, group: &str, epoch: LeaderEpoch) -> BoxFuture<Result<(), StoreError>>;
 }
 
 /// The coordinator of this node's groups. Clones are one and the same. Needs a tokio runtime.
@@ -158,8 +158,8 @@ impl GroupCoordinator {
         }
     }
 
-    /// Whether offsets may be committed. Ask right before proposing the commit.
-    pub fn validate_commit(&self, request: &CommitRequest) -> Result<(), GroupError> {
+    /// Whether offsets may be committed: propose them under the leadership that this answers, and no other.
+    pub fn validate_commit(&self, request: &CommitRequest) -> Result<LeaderEpoch, GroupError> {
         self.shared.with(|core, now| core.validate_commit(now, request))
     }
 
@@ -172,9 +172,10 @@ impl GroupCoordinator {
     pub fn load(
         &self,
         shard: ShardId,
+        epoch: LeaderEpoch,
         groups: impl IntoIterator<Item = (String, Bytes)>,
     ) -> Vec<LoadProblem> {
-        self.shared.with(|core, now| core.load(now, shard, groups))
+        self.shared.with(|core, now| core.load(now, shard, epoch, groups))
     }
 
     /// See [`Coordinator::unload`].
@@ -237,8 +238,13 @@ impl Shared {
 
     async fn carry_out(self: Arc<Self>, action: Action) {
         let (save, group, work) = match action {
-            Action::Save { save, group, body } => (save, group.clone(), self.store.save(&group, body)),
-            Action::Delete { save, group } => (save, group.clone(), self.store.delete(&group)),
+            Action::Save {
+                save,
+                group,
+                epoch,
+                body,
+            } => (save, group.clone(), self.store.save(&group, epoch, body)),
+            Action::Delete { save, group, epoch } => (save, group.clone(), self.store.delete(&group, epoch)),
         };
         let result = work.await;
         self.with(|core, now| core.saved(now, &group, save, result));

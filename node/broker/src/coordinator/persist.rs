@@ -32,13 +32,14 @@ impl Step<'_> {
         }
         let save = SaveId(self.effects.saves_begun);
         self.effects.saves_begun += 1;
-        let group = self.group.id.clone();
+        let (group, epoch) = (self.group.id.clone(), self.epoch);
         let action = if wanted.iter().any(|then| matches!(then, Then::Deleted { .. })) {
-            Action::Delete { save, group }
+            Action::Delete { save, group, epoch }
         } else {
             Action::Save {
                 save,
                 group,
+                epoch,
                 body: SavedGroup::of(self.group).encode(),
             }
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use meridian_types::TimestampMs;
+use meridian_types::{LeaderEpoch, TimestampMs};
 
 use super::core::Coordinator;
 use super::error::GroupError;
@@ -74,6 +74,12 @@ pub enum OffsetExpiry {
 }
 
 impl Coordinator {
+    /// The leadership under which this node answers for the group now: what follows from its answers is to be
+    /// proposed under it, and no other.
+    pub fn leadership_of(&self, group_id: &str) -> Result<LeaderEpoch, GroupError> {
+        self.check_owned(group_id)
+    }
+
     /// Describes a group. `has_offsets`: whether committed offsets of the group exist.
     ///
     /// Errors: `GroupNotFound` when nothing is known of the group; up to version 5 of DescribeGroups

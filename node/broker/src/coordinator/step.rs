@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use meridian_types::TimestampMs;
+use meridian_types::{LeaderEpoch, TimestampMs};
 
 use super::core::Action;
 use super::error::GroupError;
@@ -23,6 +23,8 @@ pub(super) struct Effects {
 
 pub(super) struct Step<'a> {
     pub(super) now: TimestampMs,
+    /// The leadership under which this is decided.
+    pub(super) epoch: LeaderEpoch,
     pub(super) settings: &'a GroupSettings,
     pub(super) group: &'a mut Group,
     pub(super) effects: &'a mut Effects,

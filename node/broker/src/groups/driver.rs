@@ -51,9 +51,9 @@ async fn follow_leadership(context: Arc<Context>) {
             if before.take().is_some() {
                 coordinator.unload(shard);
             }
-            if now.is_some() {
+            if let Some(epoch) = *now {
                 coordinator.begin_load(shard);
-                match load(&context, shard) {
+                match load(&context, shard, epoch) {
                     true => *before = *now,
                     false => is_complete = false,
                 }
@@ -72,19 +72,23 @@ async fn follow_leadership(context: Arc<Context>) {
     }
 }
 
-/// False while the shard cannot be read.
-fn load(context: &Context, shard: ShardId) -> bool {
+/// False while the shard cannot be read under the leadership of `epoch`.
+fn load(context: &Context, shard: ShardId, epoch: LeaderEpoch) -> bool {
     let saved: Vec<_> = {
         let Ok(state) = context.region.state(shard) else {
             return false;
         };
+        // Led again meanwhile: the next look loads under that leadership, or what is saved now would be refused.
+        if context.region.leader_epoch(shard) != Some(epoch) {
+            return false;
+        }
         let saved = |(name, group): (&str, &meridian_state::Group)| {
             Some((name.to_owned(), group.saved.as_ref()?.body.clone()))
         };
         state.groups().filter_map(saved).collect()
     };
     let count = saved.len();
-    let problems = context.groups.coordinator().load(shard, saved);
+    let problems = context.groups.coordinator().load(shard, epoch, saved);
     for problem in problems {
         tracing::error!(%shard, ?problem, "a saved group cannot be read; it starts empty, its offsets are kept");
     }
@@ -114,6 +118,10 @@ async fn expire_in(context: &Context, shard: ShardId) {
     let now = context.region.now();
     let retention_ms = context.configs().offsets_retention_ms;
     let coordinator = context.groups.coordinator();
+    // What is seen below is true of this leadership or an earlier one; a later one may have newer commits.
+    let Some(epoch) = context.region.leader_epoch(shard) else {
+        return;
+    };
     let expired = {
         let Ok(state) = context.region.state(shard) else {
             return;
@@ -136,8 +144,9 @@ async fn expire_in(context: &Context, shard: ShardId) {
         let groups = expired.offsets.len();
         match context
             .region
-            .propose(
+            .propose_at(
                 shard,
+                epoch,
                 Command::ExpireOffsets {
                     now,
                     expired: expired.offsets,

@@ -5,6 +5,9 @@ use meridian_wire::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, ErrorCode};
 
 use crate::context::Caller;
 
+/// What our own client calls itself: it alone is told of the APIs that are ours (`docs/formats/admin-api.md`).
+const OWN_CLIENT: &str = "meridian-client";
+
 /// Answers with every API there is a handler for.
 pub(crate) fn handle(caller: &Caller, request: &ApiVersionsRequest) -> ApiVersionsResponse {
     if caller.version >= 3
@@ -23,7 +26,7 @@ pub(crate) fn handle(caller: &Caller, request: &ApiVersionsRequest) -> ApiVersio
         "client connected"
     );
     ApiVersionsResponse {
-        api_keys: advertised(),
+        api_keys: advertised(*request.client_software_name == *OWN_CLIENT),
         ..Default::default()
     }
 }
@@ -32,12 +35,12 @@ pub(crate) fn handle(caller: &Caller, request: &ApiVersionsRequest) -> ApiVersio
 pub(crate) fn unsupported(caller: &Caller) -> ApiVersionsResponse {
     ApiVersionsResponse {
         error_code: caller.code(ErrorCode::UnsupportedVersion),
-        api_keys: advertised(),
+        api_keys: advertised(false),
         ..Default::default()
     }
 }
 
-fn advertised() -> Vec<ApiVersion> {
+fn advertised(with_private: bool) -> Vec<ApiVersion> {
     let versions = |api: &ApiKey| {
         let versions = api.advertised_versions();
         ApiVersion {
@@ -46,7 +49,8 @@ fn advertised() -> Vec<ApiVersion> {
             max_version: versions.last,
         }
     };
-    ApiKey::ALL.iter().map(versions).collect()
+    let told = |api: &&ApiKey| with_private || !api.is_private();
+    ApiKey::ALL.iter().filter(told).map(versions).collect()
 }
 
 /// KIP-511: letters, digits, dots and dashes, not at the ends.
@@ -73,7 +77,14 @@ mod tests {
 
     #[test]
     fn produce_is_advertised_from_zero_for_the_compression_probe_of_librdkafka() {
-        let produce = &advertised()[0];
+        let produce = &advertised(false)[0];
         assert_eq!((produce.api_key, produce.min_version), (0, 0));
+    }
+
+    #[test]
+    fn only_our_own_client_is_told_of_our_own_apis() {
+        let has_private = |told: Vec<ApiVersion>| told.iter().any(|api| api.api_key >= 20_000);
+        assert!(!has_private(advertised(false)));
+        assert!(has_private(advertised(true)));
     }
 }

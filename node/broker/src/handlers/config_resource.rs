@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use meridian_controller::{Command, ConfigChange, ConfigOp, ConfigResource, Controller, Outcome};
 use meridian_types::NodeId;
-use meridian_wire::ErrorCode;
+use meridian_wire::{ErrorCode, Str};
 
 use crate::context::Caller;
 use crate::errors;
-use crate::topic_creation::{Refusal, control_refusal, unexpected};
+use crate::topic_creation::{Refusal, check_owner, control_refusal, unexpected};
 
 /// Numbers of the types of resources.
 pub(super) mod resource_type {
@@ -80,6 +80,10 @@ pub(super) async fn alter(
         for Alteration { kind, name, ops } in alterations {
             let change = find(&controller, kind, &name)
                 .and_then(|resource| {
+                    // A node's configs are its own region's matter.
+                    if !is_of_node(&resource) && !controller.is_owned_elsewhere() {
+                        check_owner(&controller)?;
+                    }
                     Ok(ConfigChange {
                         resource,
                         replace_all,
@@ -118,7 +122,72 @@ pub(super) async fn alter(
         .collect()
 }
 
+/// What is said of one resource.
+pub(super) struct Answered {
+    pub(super) error_code: i16,
+    pub(super) error_message: Option<Str>,
+    pub(super) resource_type: i8,
+    pub(super) resource_name: Str,
+}
+
+/// Answers each resource with its outcome, in order.
+pub(super) fn answers(
+    caller: &Caller,
+    resources: impl IntoIterator<Item = (i8, Str)>,
+    outcomes: Vec<Result<(), Refusal>>,
+) -> impl Iterator<Item = Answered> {
+    let answer = |((resource_type, resource_name), outcome): (_, Result<(), Refusal>)| {
+        let (error, error_message) = match outcome {
+            Ok(()) => (ErrorCode::None, None),
+            Err((error, message)) => (error, Some(message.into())),
+        };
+        Answered {
+            error_code: caller.code(error),
+            error_message,
+            resource_type,
+            resource_name,
+        }
+    };
+    resources.into_iter().zip(outcomes).map(answer)
+}
+
+fn is_of_node(resource: &ConfigResource) -> bool {
+    matches!(resource, ConfigResource::Node(_))
+}
+
+/// In a mirror, the configs that all regions have are changed at the owner: clients bring them to any broker.
 async fn propose(caller: &Caller, changes: Vec<ConfigChange>) -> Result<Vec<Result<(), Refusal>>, Refusal> {
+    let region = &caller.context.region;
+    if !region.controller().is_owned_elsewhere() {
+        return propose_here(caller, changes).await;
+    }
+    let is_own: Vec<bool> = changes.iter().map(|it| is_of_node(&it.resource)).collect();
+    let (own, shared): (Vec<_>, Vec<_>) = changes.into_iter().partition(|it| is_of_node(&it.resource));
+    let at_owner = match shared.is_empty() {
+        true => Vec::new(),
+        false => region
+            .alter_configs_at_owner(shared)
+            .await
+            .map_err(|error| control_refusal(&error))?,
+    };
+    let here = match own.is_empty() {
+        true => Vec::new(),
+        false => propose_here(caller, own).await?,
+    };
+    let refused = |message| (ErrorCode::InvalidConfig, message);
+    let mut at_owner = at_owner.into_iter().map(|outcome| outcome.map_err(refused));
+    let mut here = here.into_iter();
+    let outcomes = is_own.into_iter().map(|is_own| match is_own {
+        true => here.next().unwrap_or(Ok(())),
+        false => at_owner.next().unwrap_or(Ok(())),
+    });
+    Ok(outcomes.collect())
+}
+
+async fn propose_here(
+    caller: &Caller,
+    changes: Vec<ConfigChange>,
+) -> Result<Vec<Result<(), Refusal>>, Refusal> {
     let described: Vec<String> = changes
         .iter()
         .map(|change| format!("{:?}", change.resource))

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::context::Caller;
 use crate::errors;
-use crate::topic_creation::{Refusal, control_refusal, unexpected};
+use crate::topic_creation::{Refusal, check_owner, control_refusal, unexpected};
 
 /// A topic and how many partitions it is to have, or why not.
 type Checked = Result<(TopicId, u32), Refusal>;
@@ -69,6 +69,7 @@ pub(crate) async fn handle(caller: &Caller, request: CreatePartitionsRequest) ->
 
 fn check(caller: &Caller, asked: &CreatePartitionsTopic) -> Checked {
     let controller = caller.context.region.controller();
+    check_owner(&controller)?;
     let topic = controller.topic(&asked.name).ok_or_else(|| {
         (
             ErrorCode::UnknownTopicOrPartition,

@@ -94,6 +94,7 @@ fn new_topic(caller: &Caller, asked: &CreatableTopic) -> Result<NewTopic, Refusa
     let region = &caller.context.region;
     let partitions_default = caller.context.configs().num_partitions;
     let controller = region.controller();
+    topic_creation::check_owner(&controller)?;
     let partitions = if asked.assignments.is_empty() {
         check_replication_factor(&controller, asked.replication_factor)?;
         match asked.num_partitions {

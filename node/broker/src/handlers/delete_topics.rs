@@ -10,7 +10,7 @@ use meridian_wire::{DeleteTopicsRequest, DeleteTopicsResponse, ErrorCode, Str};
 use tokio::time::timeout;
 
 use crate::context::Caller;
-use crate::topic_creation::{Refusal, control_refusal, unexpected};
+use crate::topic_creation::{Refusal, check_owner, control_refusal, unexpected};
 
 /// First version that names topics by id.
 const TOPIC_IDS_FROM: i16 = 6;
@@ -101,6 +101,7 @@ fn find(caller: &Caller, named: Vec<DeleteTopicState>) -> Vec<Asked> {
                 )
             }),
         };
+        let found = check_owner(&controller).and(found);
         let name = name.or_else(|| found.as_ref().ok().map(|topic| topic.name.to_string().into()));
         let found = found.map(|topic| topic.id);
         if let Ok(id) = &found {

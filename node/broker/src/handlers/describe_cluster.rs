@@ -3,7 +3,7 @@
 use meridian_wire::describe_cluster::DescribeClusterBroker;
 use meridian_wire::{DescribeClusterRequest, DescribeClusterResponse, ErrorCode, Str};
 
-use crate::catalog;
+use crate::cluster_view;
 use crate::context::Caller;
 
 /// Clients ask brokers; controllers have no listener of their own here.
@@ -32,18 +32,19 @@ pub(crate) fn handle(caller: &Caller, request: &DescribeClusterRequest) -> Descr
             );
         }
     }
-    let brokers = catalog::nodes(caller)
+    let brokers = cluster_view::registered_nodes(caller)
         .into_iter()
+        .filter(|node| node.is_alive || request.include_fenced_brokers)
         .map(|node| DescribeClusterBroker {
             broker_id: node.id.0.cast_signed(),
             host: node.endpoint.host.into(),
             port: node.endpoint.port.into(),
             rack: node.rack.map(Str::from),
-            is_fenced: false,
+            is_fenced: !node.is_alive,
         });
     DescribeClusterResponse {
-        cluster_id: catalog::cluster_id(caller),
-        controller_id: catalog::controller_id(caller),
+        cluster_id: cluster_view::cluster_id(caller),
+        controller_id: cluster_view::controller_id(caller),
         brokers: brokers.collect(),
         endpoint_type: ENDPOINT_TYPE_BROKERS,
         ..Default::default()

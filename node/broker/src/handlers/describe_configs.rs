@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use meridian_controller::{ConfigResource, Controller, DescribedConfig, DescribedSynonym};
+use meridian_controller::{ConfigResource, ConfigSource, Controller, DescribedConfig, DescribedSynonym};
 use meridian_types::NodeId;
 use meridian_wire::describe_configs::{
     DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
@@ -29,7 +29,8 @@ pub(crate) async fn handle(
     resources.retain(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
     *lease = caller.reserve(resources.len() * RESOURCE_BYTES).await;
     let started_with = caller.context.configs();
-    let controller = caller.context.region.controller();
+    let region = &caller.context.region;
+    let controller = region.controller();
     let describe = |resource: DescribeConfigsResource| {
         let found = config_resource::find(&controller, resource.resource_type, &resource.resource_name);
         let mut result = DescribeConfigsResult {
@@ -45,7 +46,11 @@ pub(crate) async fn handle(
                 let is_wanted = |config: &DescribedConfig| {
                     wanted.is_empty() || wanted.iter().any(|key| **key == *config.name)
                 };
-                let configs = configs(&controller, &started_with, caller.context.region.node_id(), found);
+                let is_topic = matches!(found, ConfigResource::Topic(_));
+                let mut configs = configs(&controller, &started_with, region.node_id(), found);
+                if is_topic && region.has_bucket() {
+                    configs.iter_mut().for_each(show_tiered);
+                }
                 let configs = configs.into_iter().filter(is_wanted);
                 result.configs = configs
                     .map(|config| told(config, with_synonyms, with_documentation))
@@ -83,6 +88,14 @@ fn configs(
             }
             configs
         }
+    }
+}
+
+/// A region with a bucket brings every topic there, whatever its default says.
+fn show_tiered(config: &mut DescribedConfig) {
+    if config.name == "remote.storage.enable" && config.source == ConfigSource::Default {
+        config.value = Some("true".to_owned());
+        config.source = ConfigSource::StaticBroker;
     }
 }
 

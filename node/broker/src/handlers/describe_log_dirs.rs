@@ -58,12 +58,16 @@ pub(crate) async fn handle(
 /// The partitions asked for that exist, each once.
 fn wanted(caller: &Caller, request: DescribeLogDirsRequest) -> BTreeMap<Str, (TopicId, BTreeSet<u32>)> {
     let controller = caller.context.region.controller();
+    let here = caller.context.region.node_id();
+    // Of shards that are placed elsewhere there is nothing here.
+    let is_held = |topic: TopicId, index: u32| {
+        let shard = controller.shard_of(Partition { topic, index });
+        shard.is_some_and(|shard| controller.replicas_of(shard).contains(&here))
+    };
     let Some(asked) = request.topics else {
         let all = |topic: &Arc<Topic>| {
-            (
-                Str::from(topic.name.to_string()),
-                (topic.id, (0..topic.partitions).collect()),
-            )
+            let held = (0..topic.partitions).filter(|index| is_held(topic.id, *index));
+            (Str::from(topic.name.to_string()), (topic.id, held.collect()))
         };
         return controller.topics().map(all).collect();
     };
@@ -79,7 +83,7 @@ fn wanted(caller: &Caller, request: DescribeLogDirsRequest) -> BTreeMap<Str, (To
         let (_, known) = wanted
             .entry(asked.topic)
             .or_insert_with(|| (topic.id, BTreeSet::new()));
-        known.extend(indexes.filter(|index| *index < topic.partitions));
+        known.extend(indexes.filter(|index| *index < topic.partitions && is_held(topic.id, *index)));
     }
     wanted
 }

@@ -10,7 +10,8 @@ use meridian_wire::describe_topic_partitions::{
 };
 use meridian_wire::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, ErrorCode, Str};
 
-use crate::catalog::{self, ShardView};
+use crate::catalog;
+use crate::cluster_view::ClusterView;
 use crate::context::Caller;
 
 /// Most partitions of one page, whatever is asked for (`max.request.partition.size.limit`).
@@ -30,7 +31,7 @@ pub(crate) fn handle(
         ),
         None => (String::new(), 0),
     };
-    let view = ShardView::new(caller);
+    let view = ClusterView::new(caller);
     let mut pages = Pages {
         view: &view,
         left: page,
@@ -82,7 +83,7 @@ pub(crate) fn handle(
 }
 
 struct Pages<'a> {
-    view: &'a ShardView,
+    view: &'a ClusterView,
     /// Partitions that the page still takes.
     left: usize,
     from: (String, u32),
@@ -122,10 +123,10 @@ impl Pages<'_> {
                 leader_id: shard.leader_id(),
                 leader_epoch: shard.leader_epoch(),
                 replica_nodes: shard.replicas.clone(),
-                isr_nodes: shard.replicas.clone(),
+                isr_nodes: shard.in_sync.clone(),
                 eligible_leader_replicas: Some(Vec::new()),
                 last_known_elr: Some(Vec::new()),
-                offline_replicas: Vec::new(),
+                offline_replicas: shard.offline.clone(),
             }
         };
         self.topics.push(DescribeTopicPartitionsResponseTopic {

@@ -6,6 +6,7 @@ mod respond;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_shard::ReadFrom;
 use meridian_types::{LeaderEpoch, TopicId};
 use meridian_wire::fetch::ForgottenTopic;
 use meridian_wire::{FetchRequest, FetchResponse};
@@ -19,6 +20,8 @@ use crate::fetch_session::{Begin, BeginKind, SessionPartition, SessionRequest, T
 
 /// First version that names topics by id.
 pub(super) const TOPIC_IDS_FROM: i16 = 13;
+/// First version whose consumers know that a replica may answer (KIP-392).
+const REPLICAS_FROM: i16 = 11;
 /// First version with sessions.
 const SESSIONS_FROM: i16 = 7;
 /// With a demand for more than one byte, each single append would wake the fetch to find too little; it looks
@@ -35,6 +38,12 @@ pub(crate) async fn handle(caller: &Caller, request: FetchRequest) -> (FetchResp
         bytes_max,
         is_read_committed: request.isolation_level == 1,
         checks_epochs: caller.version >= 12,
+        reader: match caller.version >= REPLICAS_FROM {
+            true => ReadFrom::Any,
+            false => ReadFrom::Leader,
+        },
+        // The frame that it is a part of does not outlive the request.
+        rack: request.rack_id.to_string(),
     };
     let bytes_min = u32::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
@@ -60,7 +69,10 @@ pub(crate) async fn handle(caller: &Caller, request: FetchRequest) -> (FetchResp
             );
         }
     };
-    let gathered = wait_for_enough(caller, &partitions, &limits, bytes_min, deadline).await;
+    let mut gathered = wait_for_enough(caller, &partitions, &limits, bytes_min, deadline).await;
+    if Instant::now() >= deadline {
+        gathered.give_up_on_those_behind();
+    }
     respond::respond(caller, kind, partitions, gathered, limits.is_read_committed)
 }
 
@@ -88,7 +100,7 @@ async fn wait_for_enough(
         }
         // One that has moved on since the look wakes the waiter at once.
         for (partition, seen) in &gathered.seen {
-            context.region.watch(*partition, *seen, &waiter);
+            context.region.watch(*partition, *seen, limits.reader, &waiter);
         }
         // What was read is dropped, with its memory: a waiting fetch holds none.
         drop(gathered);

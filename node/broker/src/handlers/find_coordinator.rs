@@ -1,10 +1,9 @@
 //! FindCoordinator: the node that leads a group's shard.
 
-use meridian_types::NodeId;
 use meridian_wire::find_coordinator::Coordinator;
 use meridian_wire::{ErrorCode, FindCoordinatorRequest, FindCoordinatorResponse, Str};
 
-use crate::catalog;
+use crate::cluster_view;
 use crate::context::Caller;
 
 /// First version that asks for several keys at once.
@@ -60,7 +59,7 @@ fn coordinator(caller: &Caller, key: Str, key_type: i8) -> Coordinator {
     }
 }
 
-fn find(caller: &Caller, key: &str, key_type: i8) -> Result<catalog::Node, (ErrorCode, &'static str)> {
+fn find(caller: &Caller, key: &str, key_type: i8) -> Result<cluster_view::Node, (ErrorCode, &'static str)> {
     match key_type {
         key_type::GROUP => {}
         // Final for the client: with a retriable error it would ask for a minute before it says so.
@@ -73,9 +72,10 @@ fn find(caller: &Caller, key: &str, key_type: i8) -> Result<catalog::Node, (Erro
         _ => return Err((ErrorCode::InvalidRequest, "this type of coordinator is not known")),
     }
     let region = &caller.context.region;
-    let leader: Option<NodeId> = region.leader_of(region.group_shard(key));
-    leader.and_then(|leader| catalog::node(caller, leader)).ok_or((
-        ErrorCode::CoordinatorNotAvailable,
-        "the group's shard has no leader at present",
-    ))
+    cluster_view::leader_of(region, region.group_shard(key))
+        .and_then(|(leader, _)| cluster_view::node(caller, leader))
+        .ok_or((
+            ErrorCode::CoordinatorNotAvailable,
+            "the group's shard has no leader at present",
+        ))
 }

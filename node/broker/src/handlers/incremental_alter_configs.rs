@@ -16,21 +16,16 @@ pub(crate) async fn handle(
 ) -> IncrementalAlterConfigsResponse {
     let alterations = request.resources.iter().map(alteration).collect();
     let outcomes = config_resource::alter(caller, alterations, false, request.validate_only).await;
-    let responses = request
+    let resources = request
         .resources
         .into_iter()
-        .zip(outcomes)
-        .map(|(resource, outcome)| {
-            let (error, message) = match outcome {
-                Ok(()) => (ErrorCode::None, None),
-                Err((error, message)) => (error, Some(message.into())),
-            };
-            AlterConfigsResourceResponse {
-                error_code: caller.code(error),
-                error_message: message,
-                resource_type: resource.resource_type,
-                resource_name: resource.resource_name,
-            }
+        .map(|it| (it.resource_type, it.resource_name));
+    let responses =
+        config_resource::answers(caller, resources, outcomes).map(|it| AlterConfigsResourceResponse {
+            error_code: it.error_code,
+            error_message: it.error_message,
+            resource_type: it.resource_type,
+            resource_name: it.resource_name,
         });
     IncrementalAlterConfigsResponse {
         responses: responses.collect(),

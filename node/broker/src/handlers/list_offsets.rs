@@ -1,6 +1,6 @@
 //! ListOffsets: the ends of partitions, and offsets by time.
 
-use meridian_shard::{FoundOffset, OffsetSpec};
+use meridian_shard::{FoundOffset, OffsetSpec, ReadFrom};
 use meridian_types::TimestampMs;
 use meridian_wire::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsTopic, ListOffsetsTopicResponse,
@@ -94,14 +94,13 @@ async fn found(
         special::MAX_TIMESTAMP if caller.version >= 7 => OffsetSpec::MaxTimestamp,
         special::EARLIEST_LOCAL if caller.version >= 8 => OffsetSpec::EarliestLocal,
         special::LATEST_TIERED if caller.version >= 9 => OffsetSpec::LatestTiered,
-        // Whatever is not in the bucket waits for it: without a bucket that is everything.
-        special::EARLIEST_PENDING_UPLOAD if caller.version >= 11 => OffsetSpec::EarliestLocal,
+        special::EARLIEST_PENDING_UPLOAD if caller.version >= 11 => OffsetSpec::EarliestPendingUpload,
         // As Kafka, for specials that the request's version does not have.
         timestamp if timestamp < 0 => return Err(ErrorCode::UnsupportedVersion),
         timestamp => OffsetSpec::AtOrAfter(TimestampMs(timestamp)),
     };
     let current = region
-        .positions(partition)
+        .positions(partition, ReadFrom::Leader)
         .map_err(|error| errors::of_read(&error))?
         .leader_epoch;
     if let Some(error) = catalog::check_epoch(epoch(asked.current_leader_epoch), current) {
@@ -113,7 +112,7 @@ async fn found(
         .map_err(|error| errors::of_read(&error))?;
     // Consumers of committed records must not be sent beyond what they may read.
     let last_stable_offset = region
-        .positions(partition)
+        .positions(partition, ReadFrom::Leader)
         .map_err(|error| errors::of_read(&error))?
         .last_stable_offset;
     Ok(found

@@ -11,7 +11,8 @@ use meridian_wire::metadata::{
 use meridian_wire::{ErrorCode, MetadataRequest, MetadataResponse, Str};
 
 use crate::budget::ByteLease;
-use crate::catalog::{self, ShardView};
+use crate::catalog;
+use crate::cluster_view::{self, ClusterView};
 use crate::context::Caller;
 use crate::topic_creation;
 
@@ -38,7 +39,7 @@ pub(crate) async fn handle(
     }
     let partitions = count_partitions(&caller.context.region.controller(), asked.as_deref());
     *lease = caller.reserve(partitions * PARTITION_BYTES).await;
-    let view = ShardView::new(caller);
+    let view = ClusterView::new(caller);
     let topics = {
         let controller = caller.context.region.controller();
         match asked {
@@ -57,8 +58,8 @@ pub(crate) async fn handle(
     });
     MetadataResponse {
         brokers: brokers.collect(),
-        cluster_id: Some(catalog::cluster_id(caller)),
-        controller_id: catalog::controller_id(caller),
+        cluster_id: Some(cluster_view::cluster_id(caller)),
+        controller_id: cluster_view::controller_id(caller),
         topics,
         ..Default::default()
     }
@@ -94,6 +95,10 @@ async fn create_missing(caller: &Caller, topics: &[MetadataRequestTopic]) {
             return;
         }
         let controller = caller.context.region.controller();
+        // While ownership is being moved nobody makes topics: the client asks again.
+        if !controller.is_owner() && !controller.is_owned_elsewhere() {
+            return;
+        }
         let names = topics.iter().filter_map(|topic| topic.name.as_deref());
         names
             .filter(|name| controller.topic(name).is_none())
@@ -108,7 +113,7 @@ async fn create_missing(caller: &Caller, topics: &[MetadataRequestTopic]) {
 fn answer(
     caller: &Caller,
     controller: &Controller,
-    view: &ShardView,
+    view: &ClusterView,
     asked: MetadataRequestTopic,
 ) -> MetadataResponseTopic {
     let by_id = asked.topic_id != Uuid::nil();
@@ -137,7 +142,7 @@ fn answer(
     }
 }
 
-fn described(view: &ShardView, topic: &Arc<Topic>) -> MetadataResponseTopic {
+fn described(view: &ClusterView, topic: &Arc<Topic>) -> MetadataResponseTopic {
     let partition = |index: u32| {
         let shard = view.of(Partition {
             topic: topic.id,
@@ -149,8 +154,8 @@ fn described(view: &ShardView, topic: &Arc<Topic>) -> MetadataResponseTopic {
             leader_id: shard.leader_id(),
             leader_epoch: shard.leader_epoch(),
             replica_nodes: shard.replicas.clone(),
-            isr_nodes: shard.replicas.clone(),
-            offline_replicas: Vec::new(),
+            isr_nodes: shard.in_sync.clone(),
+            offline_replicas: shard.offline.clone(),
         }
     };
     MetadataResponseTopic {

@@ -26,9 +26,10 @@ pub(crate) async fn handle(caller: &Caller, request: OffsetCommitRequest) -> Off
         generation: request.generation_id_or_member_epoch,
         kind: CommitKind::Plain,
     };
-    if let Err(error) = caller.context.groups.coordinator().validate_commit(&commit) {
-        return respond(caller, topics, |_, _| errors::of_group(error));
-    }
+    let epoch = match caller.context.groups.coordinator().validate_commit(&commit) {
+        Ok(epoch) => epoch,
+        Err(error) => return respond(caller, topics, |_, _| errors::of_group(error)),
+    };
     let now = caller.context.region.now();
     let mut offsets = Vec::new();
     let mut refused = Vec::new();
@@ -54,7 +55,7 @@ pub(crate) async fn handle(caller: &Caller, request: OffsetCommitRequest) -> Off
     }
     let written = match offsets.is_empty() {
         true => Ok(()),
-        false => caller.context.groups.commit(group, offsets, now).await,
+        false => caller.context.groups.commit(group, epoch, offsets, now).await,
     };
     let outcome = written.err().unwrap_or(ErrorCode::None);
     let mut refused = refused.into_iter();

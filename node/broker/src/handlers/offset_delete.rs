@@ -21,10 +21,11 @@ pub(crate) async fn handle(caller: &Caller, request: OffsetDeleteRequest) -> Off
         .iter()
         .map(|topic| topic.name.to_string())
         .collect();
-    let checks = groups
-        .coordinator()
-        .query(|core| core.validate_delete_offsets(&group, has_offsets, &names));
-    let checks: Vec<Result<(), GroupError>> = match checks {
+    let checks = groups.coordinator().query(|core| {
+        let checks = core.validate_delete_offsets(&group, has_offsets, &names)?;
+        Ok((core.leadership_of(&group)?, checks))
+    });
+    let (epoch, checks): (_, Vec<Result<(), GroupError>>) = match checks {
         Ok(checks) => checks,
         Err(error) => {
             return OffsetDeleteResponse {
@@ -55,7 +56,7 @@ pub(crate) async fn handle(caller: &Caller, request: OffsetDeleteRequest) -> Off
         .filter_map(|(_, outcome)| outcome.ok())
         .collect();
     if !partitions.is_empty()
-        && let Err(error) = groups.delete_offsets(group, partitions).await
+        && let Err(error) = groups.delete_offsets(group, epoch, partitions).await
     {
         return OffsetDeleteResponse {
             error_code: caller.code(error),

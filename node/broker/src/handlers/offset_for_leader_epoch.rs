@@ -1,5 +1,6 @@
 //! OffsetForLeaderEpoch: where an epoch ends, so that consumers notice truncation (KIP-320).
 
+use meridian_shard::ReadFrom;
 use meridian_types::{LeaderEpoch, Offset};
 use meridian_wire::offset_for_leader_epoch::{
     EpochEndOffset, OffsetForLeaderPartition, OffsetForLeaderTopic, OffsetForLeaderTopicResult,
@@ -56,7 +57,7 @@ fn end(
     let region = &caller.context.region;
     let partition = catalog::partition_by_name(&region.controller(), topic, asked.partition)?;
     let current = region
-        .positions(partition)
+        .positions(partition, ReadFrom::Leader)
         .map_err(|error| errors::of_read(&error))?
         .leader_epoch;
     if let Some(error) = catalog::check_epoch(epoch(asked.current_leader_epoch), current) {
@@ -66,6 +67,6 @@ fn end(
         return Ok(None);
     };
     region
-        .end_offset_for_epoch(partition, wanted)
+        .end_offset_for_epoch(partition, wanted, ReadFrom::Leader)
         .map_err(|error| errors::of_read(&error))
 }

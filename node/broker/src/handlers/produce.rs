@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use meridian_controller::{MessageTimestampType, Topic};
-use meridian_shard::{Append, AppendError, Appended};
+use meridian_shard::{Append, AppendError, Appended, Region};
 use meridian_types::{LeaderEpoch, NodeId, Partition, TimestampMs};
 use meridian_wire::batch::{
     self, BatchHeader, Compression, ProduceBatchError, ProduceRules, TimestampType, Validated,
@@ -23,6 +23,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, timeout_at};
 
 use crate::catalog;
+use crate::cluster_view;
 use crate::context::Caller;
 use crate::dispatch::RequestError;
 use crate::errors;
@@ -63,7 +64,17 @@ enum PendingPartition {
         append: Append,
         log_append_time: Option<TimestampMs>,
         header: BatchHeader,
+        /// Other regions that must hold it before it is acknowledged.
+        geo: Option<GeoAcks>,
     },
+}
+
+/// What a topic wants of other regions (`geo.acks`).
+#[derive(Clone, Copy)]
+struct GeoAcks {
+    regions: usize,
+    /// Waiting for them ends after so long all the same.
+    fallback: Option<Duration>,
 }
 
 /// Why a partition's batch is not appended.
@@ -71,8 +82,8 @@ struct Refusal {
     error: ErrorCode,
     message: Option<String>,
     record_errors: Vec<(u32, String)>,
-    /// Who leads instead, if that is why.
-    leader: Option<(NodeId, Option<LeaderEpoch>)>,
+    /// Who leads instead, if that is why and is known.
+    leader: Option<(NodeId, LeaderEpoch)>,
 }
 
 impl Refusal {
@@ -154,12 +165,33 @@ fn append(
         topic: topic.id,
         index,
     };
+    let region = &caller.context.region;
+    let shard = region.shard_of(partition);
+    // Before the batch is looked at: after a failover every producer comes to the old leader first.
+    if region.leader_epoch(shard).is_none() {
+        return Err(not_leader(
+            region,
+            partition,
+            "this node does not lead the partition",
+        ));
+    }
     let wanted = topic.settings.min_insync_replicas as usize;
     if acks == -1 && wanted > 1 {
-        let region = &caller.context.region;
-        let replicas = region.controller().replicas_of(region.shard_of(partition)).len();
-        if replicas < wanted {
-            let message = format!("the partition has {replicas} replicas, min.insync.replicas is {wanted}");
+        let (live, replicas) = cluster_view::live_replicas(region, shard);
+        if live < wanted {
+            let message = format!("{live} of {replicas} replicas are alive, min.insync.replicas is {wanted}");
+            return Err(Refusal::new(ErrorCode::NotEnoughReplicas, message));
+        }
+    }
+    let geo = geo_acks(acks, topic);
+    if let Some(GeoAcks {
+        regions,
+        fallback: None,
+    }) = geo
+    {
+        let heard = region.regions_heard();
+        if heard < regions {
+            let message = format!("{heard} other regions are heard, geo.acks is {regions}");
             return Err(Refusal::new(ErrorCode::NotEnoughReplicas, message));
         }
     }
@@ -187,13 +219,49 @@ fn append(
     }
     let header = stamp_time(&mut batch, &validated, timestamp_type)?;
     let log_append_time = (timestamp_type == TimestampType::LogAppendTime).then_some(now);
-    let append = caller.context.region.append(partition, batch, header);
+    let append = region.append(partition, batch, header);
     Ok(PendingPartition::Appending {
         partition,
         append,
         log_append_time,
         header,
+        geo,
     })
+}
+
+fn geo_acks(acks: i16, topic: &Topic) -> Option<GeoAcks> {
+    let settings = &topic.settings;
+    (acks == -1 && settings.geo_acks > 0).then(|| GeoAcks {
+        regions: settings.geo_acks,
+        fallback: settings.geo_acks_fallback_ms.map(Duration::from_millis),
+    })
+}
+
+/// Waits until so many other regions hold what was appended (invariant 2).
+async fn wait_for_regions(
+    caller: &Caller,
+    partition: Partition,
+    geo: GeoAcks,
+    deadline: Instant,
+) -> Result<(), Refusal> {
+    let region = &caller.context.region;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = geo.fallback.map_or(left, |fallback| fallback.min(left));
+    let held = region.held_by_regions(region.shard_of(partition), geo.regions, timeout);
+    match held.await {
+        Ok(()) => Ok(()),
+        Err(too_few) if geo.fallback.is_some_and(|fallback| fallback <= left) => {
+            caller.context.metrics.geo_acks_fallbacks.inc();
+            caller.context.warn_limited(|suppressed| {
+                tracing::warn!(%partition, %too_few, suppressed, "acknowledged without other regions (geo.acks.fallback.ms)");
+            });
+            Ok(())
+        }
+        Err(too_few) => Err(Refusal::new(
+            ErrorCode::NotEnoughReplicasAfterAppend,
+            too_few.to_string(),
+        )),
+    }
 }
 
 fn decompressed_bytes_max(message_bytes_max: usize) -> usize {
@@ -275,7 +343,7 @@ impl PendingProduce {
         }
         let node_endpoints = leaders
             .into_iter()
-            .filter_map(|(node, ())| catalog::node(caller, node))
+            .filter_map(|(node, ())| cluster_view::node(caller, node))
             .map(|node| NodeEndpoint {
                 node_id: node.id.0.cast_signed(),
                 host: node.endpoint.host.into(),
@@ -294,14 +362,15 @@ impl PendingProduce {
 type Settled = Result<(Appended, Option<TimestampMs>), Refusal>;
 
 async fn settle(caller: &Caller, deadline: Instant, pending: PendingPartition) -> Settled {
-    let (partition, append, log_append_time, header) = match pending {
+    let (partition, append, log_append_time, header, geo) = match pending {
         PendingPartition::Refused(refusal) => return Err(refusal),
         PendingPartition::Appending {
             partition,
             append,
             log_append_time,
             header,
-        } => (partition, append, log_append_time, header),
+            geo,
+        } => (partition, append, log_append_time, header, geo),
     };
     match timeout_at(deadline, append).await {
         Ok(Ok(appended)) => {
@@ -310,6 +379,9 @@ async fn settle(caller: &Caller, deadline: Instant, pending: PendingPartition) -
                 metrics.produce_batches.inc();
                 metrics.produce_records.inc_by(header.record_count.into());
                 metrics.produce_bytes.inc_by(header.size() as u64);
+            }
+            if let Some(geo) = geo {
+                wait_for_regions(caller, partition, geo, deadline).await?;
             }
             Ok((appended, log_append_time))
         }
@@ -331,15 +403,17 @@ fn not_appended(caller: &Caller, partition: Partition, error: &AppendError) -> R
         }
         _ => tracing::debug!(%partition, %error, "batch refused"),
     }
-    let leader = match error {
-        AppendError::NotLeader { leader: Some(leader) } => {
-            Some((*leader, catalog::leader_epoch(&caller.context.region, partition)))
-        }
-        _ => None,
-    };
+    match code {
+        ErrorCode::NotLeaderOrFollower => not_leader(&caller.context.region, partition, error.to_string()),
+        code => Refusal::new(code, error.to_string()),
+    }
+}
+
+/// Tells the producer where to go instead.
+fn not_leader(region: &Region, partition: Partition, message: impl Into<String>) -> Refusal {
     Refusal {
-        leader,
-        ..Refusal::new(code, error.to_string())
+        leader: cluster_view::leader_hint(region, partition),
+        ..Refusal::new(ErrorCode::NotLeaderOrFollower, message)
     }
 }
 
@@ -367,7 +441,7 @@ fn respond(
     {
         leaders.insert(leader, ());
         current_leader.leader_id = leader.0.cast_signed();
-        current_leader.leader_epoch = epoch.map_or(-1, |epoch| epoch.0.cast_signed());
+        current_leader.leader_epoch = epoch.0.cast_signed();
     }
     PartitionProduceResponse {
         index,

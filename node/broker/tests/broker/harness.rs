@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use meridian_broker::{Broker, BrokerHandle, BrokerSettings, ListenerSettings};
-use meridian_controller::NodeRegistration;
+use meridian_controller::HostPort;
 use meridian_journal::{Disk, Journal, JournalSettings, RealDisk};
-use meridian_shard::{Region, RegionSettings, ShardSettings};
-use meridian_types::{NodeId, TimestampMs, Uuid};
+use meridian_net::testing::MemoryNet;
+use meridian_shard::{
+    GeoSettings, GeoTls, LinkSettings, OsNetwork, PeerSettings, Region, RegionParts, RegionSettings,
+};
+use meridian_types::{NodeId, RegionNumber, TimestampMs, Uuid};
 use meridian_wire::batch::{BatchBuilder, Compression};
 use meridian_wire::create_topics::{CreatableTopic, CreatableTopicConfig};
 use meridian_wire::fetch::{FetchPartition, FetchTopic};
@@ -42,6 +45,43 @@ impl TestBroker {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut BrokerSettings)) -> Self {
+        let settings = RegionSettings {
+            rack: Some("a".to_owned()),
+            ..RegionSettings::new(PeerSettings::new(NodeId(1), Uuid::from_u128(1), "test"))
+        };
+        Self::of(settings, change).await
+    }
+
+    /// The only broker of region `number`, which mirrors the region that answers at one of `seeds`; without any it owns.
+    pub(crate) async fn of_region(number: u16, seeds: Vec<String>) -> Self {
+        let loopback = std::net::Ipv4Addr::LOCALHOST;
+        let region = RegionNumber(number);
+        let geo = GeoSettings {
+            number: region,
+            listen: (loopback, 0).into(),
+            advertise: None,
+            seeds,
+            buckets: Vec::new(),
+            send_bytes_per_second_max: None,
+            transport: LinkSettings {
+                bind: loopback.into(),
+                connections: 1,
+                ..LinkSettings::new([number as u8; 32])
+            },
+            tls: GeoTls::ephemeral().unwrap(),
+            network: Arc::new(OsNetwork),
+        };
+        let node = region.node(1).unwrap();
+        let incarnation = Uuid::from_u128(u128::from(number) << 64 | 1);
+        let settings = RegionSettings {
+            maintenance_interval: Duration::from_millis(100),
+            geo: Some(geo),
+            ..RegionSettings::new(PeerSettings::new(node, incarnation, format!("region-{number}")))
+        };
+        Self::of(settings, |_| {}).await
+    }
+
+    async fn of(settings: RegionSettings, change: impl FnOnce(&mut BrokerSettings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let disk = Arc::new(RealDisk::open(directory.path().join("journal")).unwrap());
         let journal = JournalSettings {
@@ -55,28 +95,21 @@ impl TestBroker {
             Arc::new(RealDisk::open(directory.path().join("checkpoints")).unwrap());
         let now = Arc::new(AtomicI64::new(1_700_000_000_000));
         let clock = now.clone();
-        let random = AtomicU64::new(1);
+        let random = AtomicU64::new(1 + u64::from(settings.peer.node.0));
         let region_settings = RegionSettings {
-            node: NodeId(1),
-            region: "test".to_owned(),
             shards: 4,
-            cluster_id: None,
             journal_bytes_max: 64 << 20,
-            heartbeat_interval: Duration::from_millis(1000),
-            election_timeout: Duration::from_millis(3000),
-            maintenance_interval: Duration::from_secs(5),
             start_timeout: Duration::from_secs(20),
-            shard: ShardSettings::default(),
+            ..settings
         };
-        let region = Region::start(
-            region_settings,
+        let parts = RegionParts {
             journal,
             checkpoints,
-            Arc::new(move || TimestampMs(clock.load(Ordering::Relaxed))),
-            Arc::new(move || u128::from(random.fetch_add(1, Ordering::Relaxed)) << 64 | 0xabcd),
-        )
-        .await
-        .unwrap();
+            net: Arc::new(MemoryNet::new().host("alone")),
+            clock: Arc::new(move || TimestampMs(clock.load(Ordering::Relaxed))),
+            random: Arc::new(move || u128::from(random.fetch_add(1, Ordering::Relaxed)) << 64 | 0xabcd),
+        };
+        let region = Region::start(region_settings, parts).await.unwrap();
         let mut settings = BrokerSettings::default();
         settings.kafka.group_initial_rebalance_delay = Duration::ZERO;
         change(&mut settings);
@@ -97,14 +130,11 @@ impl TestBroker {
         .await
         .unwrap();
         let address = handle.local_addresses()[0];
-        let registration = NodeRegistration {
-            node: NodeId(1),
-            incarnation: Uuid::from_u128(1),
+        let told = HostPort {
             host: address.ip().to_string(),
             port: address.port(),
-            rack: Some("a".to_owned()),
         };
-        region.register(registration).await.unwrap();
+        region.register(told).await.unwrap();
         Self {
             address,
             region,

@@ -10,4 +10,8 @@ mod fetch;
 mod groups;
 mod hostile;
 mod metadata;
+mod mirror;
+mod nodes;
 mod produce;
+mod several;
+mod staleness;

@@ -3,11 +3,15 @@ use meridian_types::Uuid;
 use super::*;
 use crate::configs::ConfigOp;
 use crate::describe::ConfigSource;
+use crate::node::{NodeRegistration, RegisterNodeError};
 use crate::testing::{
-    NOW, alter, apply, change, create, founded, founding, id, new_topic, registration, set,
+    NOW, address, alter, apply, change, create, found, founded, founding, id, new_topic, registration,
+    remove, set,
 };
 use crate::topic::NameError;
 
+mod membership;
+mod producer_ids;
 mod properties;
 
 #[test]
@@ -48,20 +52,20 @@ fn nothing_works_before_the_founding_and_only_the_first_counts() {
             "region epoch 2048 is beyond 2047",
         ),
     ] {
-        let Outcome::Founded(Err(error)) = apply(&mut controller, &Command::Found { founding }) else {
+        let Outcome::Founded(Err(error)) = apply(&mut controller, &found(founding)) else {
             panic!("{message}")
         };
         assert_eq!(error.to_string(), message);
     }
     assert_eq!(
-        apply(&mut controller, &Command::Found { founding: founding() }),
+        apply(&mut controller, &found(founding())),
         Outcome::Founded(Ok(()))
     );
     let other = Founding {
         region: "east".into(),
         ..founding()
     };
-    let again = apply(&mut controller, &Command::Found { founding: other });
+    let again = apply(&mut controller, &found(other));
     assert!(
         matches!(again, Outcome::Founded(Err(FoundingError::Founded { region, .. })) if region == "west")
     );
@@ -469,7 +473,9 @@ fn broker_configs_hold_for_the_cluster_and_some_for_one_node() {
         .collect();
     assert_eq!(cluster, ["fetch.max.bytes"]);
 
-    apply(&mut controller, &Command::RemoveNode { node: NodeId(2) });
+    // The first node holds every shard, so the other one can go.
+    let removed = apply(&mut controller, &remove(2, false));
+    assert_eq!(removed, Outcome::NodeRemoved(Ok(())));
     assert_eq!(bytes(&controller, 2), 4096);
 }
 
@@ -480,13 +486,18 @@ fn a_wiped_node_does_not_come_back_as_the_old_one() {
         node: registration(1, incarnation),
         now: NOW,
     };
+    let first = Command::RegisterNode {
+        node: registration(9, 9),
+        now: NOW,
+    };
+    assert_eq!(apply(&mut controller, &first), Outcome::NodeRegistered(Ok(2)));
     assert_eq!(
         apply(&mut controller, &register(5)),
-        Outcome::NodeRegistered(Ok(2))
+        Outcome::NodeRegistered(Ok(3))
     );
     assert_eq!(
         apply(&mut controller, &register(5)),
-        Outcome::NodeRegistered(Ok(3)),
+        Outcome::NodeRegistered(Ok(4)),
         "a restart raises the epoch"
     );
     let present = Uuid::from_u128(5);
@@ -499,18 +510,21 @@ fn a_wiped_node_does_not_come_back_as_the_old_one() {
         Outcome::NodeRegistered(Err(taken))
     );
     assert_eq!(
-        apply(&mut controller, &Command::RemoveNode { node: NodeId(1) }),
+        apply(&mut controller, &remove(1, false)),
         Outcome::NodeRemoved(Ok(()))
     );
-    let gone = apply(&mut controller, &Command::RemoveNode { node: NodeId(1) });
-    assert_eq!(gone, Outcome::NodeRemoved(Err(NodeNotFound { node: NodeId(1) })));
+    let gone = apply(&mut controller, &remove(1, false));
+    assert_eq!(
+        gone,
+        Outcome::NodeRemoved(Err(NodeNotFound { node: NodeId(1) }.into()))
+    );
     assert_eq!(
         apply(&mut controller, &register(6)),
-        Outcome::NodeRegistered(Ok(7))
+        Outcome::NodeRegistered(Ok(8))
     );
 
     let no_port = NodeRegistration {
-        port: 0,
+        kafka: Some(address("node.example", 0)),
         ..registration(3, 1)
     };
     let outcome = apply(
@@ -524,39 +538,6 @@ fn a_wiped_node_does_not_come_back_as_the_old_one() {
         outcome,
         Outcome::NodeRegistered(Err(RegisterNodeError::Address { .. }))
     ));
-}
-
-#[test]
-fn producer_ids_are_dealt_once_and_carry_the_region_epoch() {
-    let mut controller = founded();
-    let mut deal = |count| apply(&mut controller, &Command::AllocateProducerIds { count });
-    let base = 3 << 48;
-    assert_eq!(
-        deal(1000),
-        Outcome::ProducerIds(Ok(ProducerIds {
-            first: ProducerId(base),
-            count: 1000
-        }))
-    );
-    assert_eq!(
-        deal(1),
-        Outcome::ProducerIds(Ok(ProducerIds {
-            first: ProducerId(base + 1000),
-            count: 1
-        }))
-    );
-    assert_eq!(
-        deal(0),
-        Outcome::ProducerIds(Err(AllocateError::Count { count: 0 }))
-    );
-    assert!(
-        i64::try_from(u64::from(REGION_EPOCH_MAX) << 48 | 0xffff_ffff_ffff).is_ok(),
-        "Kafka's ids are signed"
-    );
-    controller.producer_ids_dealt = (1 << 48) - 1;
-    let mut deal = |count| apply(&mut controller, &Command::AllocateProducerIds { count });
-    assert_eq!(deal(2), Outcome::ProducerIds(Err(AllocateError::Exhausted)));
-    assert!(matches!(deal(1), Outcome::ProducerIds(Ok(_))));
 }
 
 #[test]

@@ -47,8 +47,8 @@ pub static SETTINGS: &[Setting] = &[
         .min(1)
         .acts("A connection without requests is closed after this long."),
     cluster("default.replication.factor", Int, "3")
-        .range(1, 32_767)
-        .acts("How many copies a shard wants; it gets as many as there are nodes."),
+        .range(1, 7)
+        .acts("How many copies a shard wants; it gets as many as there are nodes. A new region takes it from the node's `region.replicas`."),
     cluster("delete.topic.enable", Boolean, "true").acts("Whether topics can be deleted."),
     node("fetch.max.bytes", Int, "57671680")
         .min(1024)
@@ -73,16 +73,16 @@ pub static SETTINGS: &[Setting] = &[
         .inert("No effect here: replicas follow shards, not partitions."),
     cluster("log.cleaner.delete.retention.ms", Long, "86400000")
         .min(0)
-        .inert(TOPIC_INERT),
+        .acts(TOPIC_DEFAULT),
     cluster("log.cleaner.max.compaction.lag.ms", Long, FOREVER)
         .min(1)
-        .inert(TOPIC_INERT),
+        .acts(TOPIC_DEFAULT),
     cluster("log.cleaner.min.cleanable.ratio", Double, "0.5")
         .valid(Valid::Ratio)
-        .inert(TOPIC_INERT),
+        .acts(TOPIC_DEFAULT),
     cluster("log.cleaner.min.compaction.lag.ms", Long, "0")
         .min(0)
-        .inert(TOPIC_INERT),
+        .acts(TOPIC_DEFAULT),
     cluster("log.cleanup.policy", List, "delete")
         .one_of(&["compact", "delete"])
         .acts(TOPIC_DEFAULT),
@@ -104,10 +104,10 @@ pub static SETTINGS: &[Setting] = &[
         .inert(TOPIC_INERT),
     cluster("log.local.retention.bytes", Long, "-2")
         .min(-2)
-        .inert(TOPIC_INERT),
+        .acts(TOPIC_DEFAULT),
     cluster("log.local.retention.ms", Long, "-2")
         .min(-2)
-        .inert(TOPIC_INERT),
+        .acts(TOPIC_DEFAULT),
     cluster("log.message.timestamp.after.max.ms", Long, "3600000")
         .min(0)
         .acts(TOPIC_DEFAULT),

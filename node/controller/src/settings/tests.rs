@@ -32,7 +32,7 @@ fn range(valid: Valid) -> String {
 const DIFFERENT: &[(&str, &str)] = &[
     (
         "default.replication.factor",
-        "three copies where there are three nodes",
+        "three copies where there are three nodes, and no more than a Raft group can bear",
     ),
     ("node.id", "filled in for each node"),
     ("process.roles", "every node is both"),
@@ -48,9 +48,9 @@ fn tables_agree_with_kafka() {
         {
             let name = setting.name;
             let Some((kind, default, valid)) = kafka.get(&(scope, name)) else {
-                // Set for brokers when partitions are reassigned, outside of Kafka's own table.
+                // Set for brokers when partitions are reassigned, outside of Kafka's own table; or our own.
                 assert!(
-                    name.ends_with(".replication.throttled.rate"),
+                    name.ends_with(".replication.throttled.rate") || name.starts_with("geo."),
                     "Kafka has no {scope} config {name}"
                 );
                 continue;

@@ -1,4 +1,4 @@
-//! Configs of a topic, through Kafka 4.3.
+//! Configs of a topic, through Kafka 4.3. Those that begin with `geo.` are Meridian's own.
 
 use super::SettingKind::{Boolean, Double, Int, List, Long, String as Text};
 use super::{Reader, Scope, Setting, SettingKind, Valid};
@@ -12,8 +12,7 @@ const HOUR_MS: i64 = 60 * 60 * 1000;
 const FOREVER: &str = "9223372036854775807";
 const SEGMENTS: &str = "No effect here: the journal has no segments per partition.";
 const AS_SENT: &str = "No effect in this version: batches stay as they were sent.";
-const COMPACTION: &str = "No effect in this version, which does not compact.";
-const TIERING: &str = "No effect in this version, which does not tier.";
+const TIERING: &str = "No effect here: a region with a bucket brings every topic there, one without none.";
 const SYNCED: &str = "No effect here: every acknowledged record is synced already.";
 const CODECS: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
 
@@ -22,7 +21,7 @@ pub static SETTINGS: &[Setting] = &[
     topic("cleanup.policy", List, "delete")
         .one_of(&["compact", "delete"])
         .synonyms(&[("log.cleanup.policy", 1)])
-        .acts("What happens to old records: delete discards them by retention, an empty list keeps all. compact asks for keys and is reported; this version keeps all records of such a topic, unless delete stands beside it."),
+        .acts("What happens to old records: delete discards them by retention, an empty list keeps all. compact keeps the latest record of each key, of what lies in the region's bucket; a region without one keeps all records of such a topic, unless delete stands beside it."),
     topic("compression.gzip.level", Int, "-1")
         .range_or(1, 9, -1)
         .synonyms(&[("compression.gzip.level", 1)])
@@ -42,7 +41,7 @@ pub static SETTINGS: &[Setting] = &[
     topic("delete.retention.ms", Long, "86400000")
         .min(0)
         .synonyms(&[("log.cleaner.delete.retention.ms", 1)])
-        .inert(COMPACTION),
+        .acts("How long a tombstone can still be read after compaction first met it."),
     topic("file.delete.delay.ms", Long, "60000")
         .min(0)
         .synonyms(&[("log.segment.delete.delay.ms", 1)])
@@ -58,6 +57,18 @@ pub static SETTINGS: &[Setting] = &[
     topic("follower.replication.throttled.replicas", List, "")
         .valid(Valid::ThrottledReplicas)
         .inert("No effect here: replicas follow shards, not partitions."),
+    topic("geo.acks", Int, "0")
+        .range(0, 9)
+        .acts("With acks=all, how many other regions must hold a record on a quorum before it is acknowledged. While fewer are heard, produce is refused, unless geo.acks.fallback.ms says otherwise."),
+    topic("geo.acks.fallback.ms", Long, "-1")
+        .min(-1)
+        .acts("A record that too few other regions hold after so long is acknowledged all the same, and the node's log and metrics say so; -1 never."),
+    topic("geo.staleness.max.ms", Long, "-1")
+        .min(-1)
+        .acts("A region that mirrors the topic answers fetches only from a copy that was complete at most so long ago; others it sends to the owner, as one whose age is not known. The owner points consumers to a region that lags by at most half of it. Watermarks come ten times a second, so values below 1000 keep readers at the owner; 0 does always, -1 never."),
+    topic("geo.weight", Int, "10")
+        .range(1, 255)
+        .acts("Share of a full link between regions for the shards that hold the topic's partitions, beside other shards: 20 gets twice what 10 gets. A shard has the greatest weight of its topics, since what lies in one shard travels in one order; the controller's log has 255."),
     topic("index.interval.bytes", Int, "4096")
         .min(0)
         .synonyms(&[("log.index.interval.bytes", 1)])
@@ -68,15 +79,15 @@ pub static SETTINGS: &[Setting] = &[
     topic("local.retention.bytes", Long, "-2")
         .min(-2)
         .synonyms(&[("log.local.retention.bytes", 1)])
-        .inert(TIERING),
+        .acts("How many bytes of a partition are read from local disks although the bucket has them; -2 follows retention.bytes, -1 is any number. Acts where the region has a bucket."),
     topic("local.retention.ms", Long, "-2")
         .min(-2)
         .synonyms(&[("log.local.retention.ms", 1)])
-        .inert(TIERING),
+        .acts("How long records are read from local disks although the bucket has them; -2 follows retention.ms, -1 is for ever. Acts where the region has a bucket."),
     topic("max.compaction.lag.ms", Long, FOREVER)
         .min(1)
         .synonyms(&[("log.cleaner.max.compaction.lag.ms", 1)])
-        .inert(COMPACTION),
+        .acts("Records older than this are compacted whatever min.cleanable.dirty.ratio says."),
     topic("max.message.bytes", Int, "1048588")
         .min(0)
         .synonyms(&[("message.max.bytes", 1)])
@@ -96,11 +107,11 @@ pub static SETTINGS: &[Setting] = &[
     topic("min.cleanable.dirty.ratio", Double, "0.5")
         .valid(Valid::Ratio)
         .synonyms(&[("log.cleaner.min.cleanable.ratio", 1)])
-        .inert(COMPACTION),
+        .acts("Compaction begins when what was not compacted yet makes up this share of the partition in the bucket."),
     topic("min.compaction.lag.ms", Long, "0")
         .min(0)
         .synonyms(&[("log.cleaner.min.compaction.lag.ms", 1)])
-        .inert(COMPACTION),
+        .acts("Records younger than this, and all behind them, are not compacted yet."),
     topic("min.insync.replicas", Int, "1")
         .min(1)
         .synonyms(&[("min.insync.replicas", 1)])
@@ -177,6 +188,14 @@ pub struct TopicSettings {
     pub min_cleanable_dirty_ratio: f64,
     /// Replicas that a shard must have for produce with acks=all.
     pub min_insync_replicas: u32,
+    /// Other regions that must hold a record before it is acknowledged with acks=all.
+    pub geo_acks: usize,
+    /// Waiting for them ends after so long with an acknowledgement all the same; `None`: it does not.
+    pub geo_acks_fallback_ms: Option<u64>,
+    /// A mirror's copy that was complete longer ago is not read; `None`: however old it is.
+    pub geo_staleness_max_ms: Option<u64>,
+    /// Share of a link between regions of the shards that hold the topic.
+    pub geo_weight: u8,
     retention_ms: Option<u64>,
     retention_bytes: Option<u64>,
     local_retention_ms: Option<u64>,
@@ -245,6 +264,10 @@ impl TopicSettings {
             max_compaction_lag_ms: read.unsigned("max.compaction.lag.ms"),
             min_cleanable_dirty_ratio: read.number("min.cleanable.dirty.ratio"),
             min_insync_replicas: read.number("min.insync.replicas"),
+            geo_acks: read.number("geo.acks"),
+            geo_acks_fallback_ms: read.limit("geo.acks.fallback.ms"),
+            geo_staleness_max_ms: read.limit("geo.staleness.max.ms"),
+            geo_weight: read.number("geo.weight"),
             retention_ms,
             retention_bytes,
             local_retention_ms: local(read.number("local.retention.ms"), retention_ms),

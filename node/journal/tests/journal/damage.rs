@@ -6,6 +6,8 @@ use meridian_journal::{DamageReason, FaultyDisk, Journal, OpenError, ReadError};
 use meridian_types::{RaftIndex, ShardId};
 
 const LEN: usize = 1000;
+/// A shard that never wrote.
+const THREE: ShardId = ShardId(3);
 
 /// Shards ONE and TWO with entries 1..=`last` each, taking turns, and a vote each at the beginning.
 fn filled(last: u64) -> Node {
@@ -370,6 +372,70 @@ fn a_missing_oldest_file_is_noticed_only_if_it_was_needed() {
             needed.then_some(DamageReason::LostEntries)
         );
     }
+}
+
+/// Entries of ONE, then of TWO: no frame of ONE lies behind its last one.
+fn one_then_two() -> (FaultyDisk, FrameInfo) {
+    let mut node = Node::open(&FaultyDisk::seeded(1), settings());
+    node.append(ONE, 1, 1..=5, LEN);
+    node.append(TWO, 1, 1..=5, LEN);
+    node.round();
+    let disk = node.disk;
+    disk.kill();
+    let last = frame_of(&disk, ONE, 5);
+    (disk, last)
+}
+
+#[test]
+fn a_shards_last_frame_is_missed_though_no_later_one_tells_its_sequence() {
+    let (disk, last) = one_then_two();
+    rot(&disk, last.file, last.at + 41);
+    for _ in 0..2 {
+        let node = Node::open(&disk, settings());
+        let damage = node.journal.log(ONE).damaged.unwrap();
+        assert_eq!(
+            (damage.position, damage.reason),
+            (last.at, DamageReason::LostFrames)
+        );
+        assert_eq!(node.journal.log(TWO).damaged, None);
+        assert_eq!(
+            node.journal.log(THREE).damaged,
+            None,
+            "the header names the shard"
+        );
+        assert_readable(&node, ONE, 4, &[]);
+        assert_readable(&node, TWO, 5, &[]);
+        disk.kill();
+    }
+    let (_, _, summary) = look(&*disk.mount());
+    assert_eq!(summary.shards[&ONE].damaged.unwrap().position, last.at);
+}
+
+#[test]
+fn bytes_that_name_no_shard_are_charged_to_every_shard_that_cannot_deny_it() {
+    let (disk, last) = one_then_two();
+    for byte in 0..64 {
+        rot(&disk, last.file, last.at + byte);
+    }
+    let node = Node::open(&disk, settings());
+    for shard in [ONE, THREE] {
+        let damage = node.journal.log(shard).damaged.unwrap();
+        assert_eq!(
+            (damage.position, damage.reason),
+            (last.at, DamageReason::LostFrames)
+        );
+    }
+    assert_eq!(
+        node.journal.log(TWO).damaged,
+        None,
+        "its next frame has the next sequence"
+    );
+    disk.kill();
+    let node = Node::open(&disk, settings());
+    assert!(
+        node.journal.log(ONE).damaged.is_some(),
+        "kept in the opening's checkpoint"
+    );
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::common::{Node, ONE, TWO, at, entry, files, look, payload, settings};
 use meridian_journal::{
-    Disk, Fault, FaultyDisk, Journal, JournalError, JournalSettings, OpenError, RealDisk, RoundOutcome,
+    Disk, Durability, Fault, FaultyDisk, Journal, JournalError, JournalSettings, OpenError, RealDisk,
+    RoundOutcome,
 };
 use meridian_types::{RaftIndex, ShardId};
 
@@ -92,6 +93,72 @@ fn releasing_old_records_heals_a_full_disk() {
     let more = fill(&mut node, last + 1);
     assert!(more > last + 10, "the oldest file is used again");
     assert!(node.read(ONE, 1, 3000).is_err(), "and what it held is gone");
+}
+
+#[test]
+fn records_leave_room_in_the_last_file_and_on_the_disk_for_what_makes_room() {
+    let disk = FaultyDisk::seeded(8);
+    // Room for three files, were nothing left to others.
+    disk.set_capacity(3 * FILE);
+    let left = JournalSettings {
+        left_free_bytes: FILE / 2,
+        ..settings()
+    };
+    let mut node = Node::open(&disk, left);
+    let mut last = 0;
+    while node.journal.admit_records(3000, 1).is_ok() {
+        last += 1;
+        node.journal
+            .append(ONE, vec![entry(ONE, 1, last, 3000)], node.told.done("record"));
+        node.round();
+        node.told
+            .take()
+            .into_iter()
+            .for_each(|(_, result)| result.unwrap());
+        assert!(last < 100, "the disk never fills");
+    }
+    assert!(is_full(&node.journal.admit_records(3000, 1)));
+    assert!(last > 15, "both files are used: {last}");
+    let usage = node.journal.usage();
+    assert!(usage.free_bytes >= Some(FILE / 2), "{usage:?}");
+    assert!(
+        usage
+            .full
+            .is_some_and(|reason| reason.contains("for checkpoints"))
+    );
+    let more = fill(&mut node, last + 1) - last;
+    assert!(
+        more * 3000 > FILE / 4 - 2 * 3000,
+        "only {more} entries found room that records had left"
+    );
+    node.purge(ONE, at(1, last));
+    node.journal.release(ONE, RaftIndex(last));
+    for _ in 0..5 {
+        node.round();
+    }
+    assert!(node.journal.admit_records(3000, 1).is_ok(), "and room was made");
+}
+
+#[test]
+fn room_of_a_full_disk_is_promised_to_one_at_a_time() {
+    let disk = FaultyDisk::seeded(9);
+    disk.set_capacity(2 * FILE + 1000);
+    let mut node = Node::open(&disk, settings());
+    while node.journal.usage().full.is_none() {
+        let last = node.journal.log(ONE).last.map_or(0, |last| last.index.0);
+        node.journal
+            .append(ONE, vec![entry(ONE, 1, last + 1, 3000)], node.told.done("record"));
+        node.round();
+    }
+    let most = (1..).take_while(|bytes| node.journal.admit(bytes * 100, 1).is_ok());
+    let most = most.count() * 100;
+    assert!(most > 3000, "{most} bytes");
+    let reserved = node.journal.reserve(most - 2000, 1).expect("there is room");
+    assert!(is_full(&node.journal.admit(3000, 1)));
+    assert!(is_full(&node.journal.admit_records(0, 1)) && node.journal.reserve(3000, 1).is_err());
+    assert!(node.journal.admit(1000, 1).is_ok(), "what is left");
+    drop(reserved);
+    assert!(node.journal.admit(most, 1).is_ok());
 }
 
 #[test]
@@ -427,4 +494,35 @@ fn whichever_call_fails_first_what_is_acknowledged_after_a_restart_survives_a_po
             return;
         }
     }
+}
+
+#[test]
+fn files_stay_until_the_reset_that_empties_them_is_durable() {
+    let held = |seed, fails: bool| {
+        let disk = FaultyDisk::seeded(seed);
+        let behind = JournalSettings {
+            durability: Durability::Memory,
+            bytes_max: 2 * FILE,
+            ..settings()
+        };
+        let mut node = Node::open(&disk, behind.clone());
+        node.append(ONE, 1, 1..=40, 5000);
+        let retired = node.journal.usage().files_retired;
+        node.journal.reset(ONE, node.told.done("reset"));
+        if fails {
+            // The round's write, then the sync behind it, which fails; the keeper goes on.
+            disk.plan(1, Fault::Error);
+        }
+        node.round();
+        node.round();
+        let went = node.journal.usage().files_retired - retired;
+        disk.power_cut();
+        let node = Node::open(&disk, behind);
+        let log = node.journal.log(ONE);
+        assert_eq!(log.damaged, None, "seed {seed}");
+        assert!(log.last.is_none() || log.last == Some(at(1, 40)), "seed {seed}");
+        went == 0
+    };
+    assert!((0..10).all(|seed| held(seed, true)));
+    assert!(!held(0, false), "and then they go");
 }

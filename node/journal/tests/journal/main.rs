@@ -10,5 +10,6 @@ mod fixture;
 mod hostile;
 mod limits;
 mod log;
+mod rounds;
 mod threads;
 mod watched;

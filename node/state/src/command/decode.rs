@@ -1,11 +1,14 @@
 //! From bytes to a command. Trusts nothing.
 
 use bytes::{Buf, Bytes};
-use meridian_types::{LeaderEpoch, Offset, TimestampMs};
+use meridian_lineage::{BeginEpoch, RunHead, StagePart};
+use meridian_tiered_storage::manifest::ObjectId;
+use meridian_types::{LeaderEpoch, Offset, Partition, RaftIndex, RegionEpoch, RegionNumber, TimestampMs};
 use thiserror::Error;
 
 use super::{
-    AppendGroup, BATCH_LENGTH_BYTES, Command, CommittedOffset, ExpiredOffsets, GROUP_FIXED_BYTES, kind,
+    AppendGroup, BATCH_LENGTH_BYTES, Command, CommittedOffset, ExpiredOffsets, FILL_GROUP_BYTES, FillGroup,
+    GROUP_FIXED_BYTES, Install, kind, tier,
 };
 use crate::codec::{Fault, PARTITION_BYTES, get_bytes, get_count, get_partition, get_str, get_topic};
 
@@ -71,8 +74,11 @@ impl Command {
             .nth(1)
             .copied()
             .ok_or(CommandError::Truncated)?;
-        if kind == kind::APPEND {
-            return decode_append(parts);
+        match kind {
+            kind::APPEND => return decode_append(parts),
+            kind::MIRRORED => return decode_mirrored(parts),
+            kind::FILL => return decode_fill(parts),
+            _ => {}
         }
         let whole = Parts { parts, at: 0 }.take(total_bytes(parts))?;
         decode_small(kind, &whole)
@@ -94,7 +100,7 @@ fn decode_append(parts: &[Bytes]) -> Result<Command, CommandError> {
 /// An append without its batches.
 struct AppendHeader {
     now: TimestampMs,
-    groups: Vec<(meridian_types::Partition, Vec<u32>)>,
+    groups: Vec<(Partition, Vec<u32>)>,
     header_bytes: usize,
 }
 
@@ -135,6 +141,99 @@ fn take_batches(header: AppendHeader, parts: &[Bytes]) -> Result<Command, Comman
         now: header.now,
         groups,
     })
+}
+
+fn decode_mirrored(parts: &[Bytes]) -> Result<Command, CommandError> {
+    // As with an append, the head is joined only when it was cut.
+    match RunHead::decode(&parts[0]).map_err(Fault::from) {
+        Err(Fault::Short) if parts.len() > 1 => {
+            let whole = Parts { parts, at: 0 }.take(total_bytes(parts))?;
+            let (head, head_bytes) = RunHead::decode(&whole).map_err(Fault::from)?;
+            take_run(head, head_bytes, &[whole])
+        }
+        decoded => {
+            let (head, head_bytes) = decoded?;
+            take_run(head, head_bytes, parts)
+        }
+    }
+}
+
+fn decode_fill(parts: &[Bytes]) -> Result<Command, CommandError> {
+    match fill_header(&parts[0]) {
+        Err(CommandError::Truncated) if parts.len() > 1 => {
+            let whole = Parts { parts, at: 0 }.take(total_bytes(parts))?;
+            take_fill(fill_header(&whole)?, &[whole])
+        }
+        header => take_fill(header?, parts),
+    }
+}
+
+/// A filling without its batches, their lengths, and how long the header is.
+type FillHeader = (u64, Vec<(FillGroup, usize)>, usize);
+
+fn fill_header(bytes: &[u8]) -> Result<FillHeader, CommandError> {
+    let mut from = bytes.get(2..).ok_or(CommandError::Truncated)?;
+    let checkpoint = from.try_get_u64_le()?;
+    let count = get_count(&mut from, FILL_GROUP_BYTES)?;
+    let mut groups = Vec::with_capacity(count);
+    for _ in 0..count {
+        let group = FillGroup {
+            partition: get_partition(&mut from)?,
+            base_offset: Offset(from.try_get_u64_le()?),
+            end_offset: Offset(from.try_get_u64_le()?),
+            max_timestamp: TimestampMs(from.try_get_i64_le()?),
+            bytes: Bytes::new(),
+        };
+        groups.push((group, from.try_get_u32_le()? as usize));
+    }
+    Ok((checkpoint, groups, bytes.len() - from.len()))
+}
+
+fn take_fill(header: FillHeader, parts: &[Bytes]) -> Result<Command, CommandError> {
+    let (checkpoint, groups, header_bytes) = header;
+    let mut rest = Parts { parts, at: 0 };
+    rest.take(header_bytes)?;
+    let groups = groups.into_iter().map(|(group, length)| {
+        let bytes = rest.take(length)?;
+        Ok::<_, CommandError>(FillGroup { bytes, ..group })
+    });
+    let groups = groups.collect::<Result<_, _>>()?;
+    rest.end()?;
+    Ok(Command::Fill { checkpoint, groups })
+}
+
+fn take_run(head: RunHead, head_bytes: usize, parts: &[Bytes]) -> Result<Command, CommandError> {
+    let mut rest = Parts { parts, at: 0 };
+    rest.take(head_bytes)?;
+    let run = head.with_commands(|length| {
+        let command = rest.take(length)?;
+        check_is_content(&command)?;
+        Ok::<_, CommandError>(command)
+    })?;
+    rest.end()?;
+    Ok(Command::Mirrored(run))
+}
+
+/// A command that this version does not know stops the replica, as one of its own would: to refuse the run would make
+/// replicas of two versions differ. What is wrong beyond its kind is the matter of `apply`, which refuses the run.
+fn check_is_content(command: &[u8]) -> Result<(), CommandError> {
+    let [version, kind, ..] = command else {
+        return Ok(());
+    };
+    match (*version, *kind) {
+        (version, _) if version > Command::VERSION => Err(CommandError::Version { version }),
+        (_, kind) if is_known(kind) => Ok(()),
+        (_, kind) => Err(CommandError::Kind { kind }),
+    }
+}
+
+fn is_known(kind: u8) -> bool {
+    matches!(
+        kind,
+        kind::APPEND..=kind::EXPIRE_PRODUCERS
+            | kind::TIERED..=kind::SET_LOCAL_START
+            | kind::MIRRORED..=kind::INSTALL
+    )
 }
 
 fn decode_small(kind: u8, whole: &Bytes) -> Result<Command, CommandError> {
@@ -185,14 +284,9 @@ fn decode_small(kind: u8, whole: &Bytes) -> Result<Command, CommandError> {
             }
             Command::ExpireOffsets { now, expired }
         }
-        kind::SET_LOG_START => {
-            let count = get_count(from, PARTITION_BYTES + 8)?;
-            let mut starts = Vec::with_capacity(count);
-            for _ in 0..count {
-                starts.push((get_partition(from)?, Offset(from.try_get_u64_le()?)));
-            }
-            Command::SetLogStart { starts }
-        }
+        kind::SET_LOG_START => Command::SetLogStart {
+            starts: get_starts(from)?,
+        },
         kind::DROP_TOPIC => {
             let now = TimestampMs(from.try_get_i64_le()?);
             Command::DropTopic {
@@ -203,6 +297,71 @@ fn decode_small(kind: u8, whole: &Bytes) -> Result<Command, CommandError> {
         kind::EXPIRE_PRODUCERS => Command::ExpireProducers {
             now: TimestampMs(from.try_get_i64_le()?),
         },
+        kind::TIERED => {
+            let now = TimestampMs(from.try_get_i64_le()?);
+            let sequence = from.try_get_u64_le()?;
+            let through = RaftIndex(from.try_get_u64_le()?);
+            let object = tier::get_object(from)?;
+            let count = get_count(from, PARTITION_BYTES + tier::EXTENT_BYTES)?;
+            let mut extents = Vec::with_capacity(count);
+            for _ in 0..count {
+                extents.push((get_partition(from)?, tier::get_extent(from)?));
+            }
+            Command::Tiered {
+                sequence,
+                through,
+                object,
+                extents,
+                now,
+            }
+        }
+        kind::REPLACED => {
+            let now = TimestampMs(from.try_get_i64_le()?);
+            let sequence = from.try_get_u64_le()?;
+            let object = tier::get_object(from)?;
+            let count = get_count(from, tier::REPLACEMENT_BYTES_MIN)?;
+            let replaced = (0..count)
+                .map(|_| tier::get_replacement(from))
+                .collect::<Result<_, _>>()?;
+            Command::Replaced {
+                sequence,
+                object,
+                replaced,
+                now,
+            }
+        }
+        kind::TIER_DELETED => {
+            let count = get_count(from, 8)?;
+            let mut objects = Vec::with_capacity(count);
+            for _ in 0..count {
+                objects.push(ObjectId(from.try_get_u64_le()?));
+            }
+            Command::TierDeleted { objects }
+        }
+        kind::SET_LOCAL_START => Command::SetLocalStart {
+            starts: get_starts(from)?,
+        },
+        kind::BEGIN_EPOCH => Command::BeginEpoch(BeginEpoch {
+            region_epoch: RegionEpoch(from.try_get_u32_le()?),
+            owner: get_region(from)?,
+            is_owner: get_flag(from)?,
+            expected_sequence: from.try_get_u64_le()?,
+        }),
+        kind::FENCE => Command::Fence {
+            region_epoch: RegionEpoch(from.try_get_u32_le()?),
+        },
+        kind::STAGE => Command::Stage(StagePart::decode(from).map_err(Fault::from)?),
+        kind::INSTALL => {
+            let now = TimestampMs(from.try_get_i64_le()?);
+            let checkpoint = from.try_get_u64_le()?;
+            let has_objects = get_flag(from)?;
+            Command::Install(Install {
+                checkpoint,
+                has_objects,
+                starts: get_starts(from)?,
+                now,
+            })
+        }
         kind => return Err(CommandError::Kind { kind }),
     };
     if !from.is_empty() {
@@ -211,6 +370,35 @@ fn decode_small(kind: u8, whole: &Bytes) -> Result<Command, CommandError> {
         });
     }
     Ok(command)
+}
+
+fn get_flag(from: &mut &[u8]) -> Result<bool, CommandError> {
+    match from.try_get_u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(CommandError::Malformed {
+            what: "a flag is neither 0 nor 1",
+        }),
+    }
+}
+
+fn get_starts(from: &mut &[u8]) -> Result<Vec<(Partition, Offset)>, CommandError> {
+    let count = get_count(from, PARTITION_BYTES + 8)?;
+    let mut starts = Vec::with_capacity(count);
+    for _ in 0..count {
+        starts.push((get_partition(from)?, Offset(from.try_get_u64_le()?)));
+    }
+    Ok(starts)
+}
+
+fn get_region(from: &mut &[u8]) -> Result<RegionNumber, CommandError> {
+    let number = u16::try_from(from.try_get_u32_le()?).map(RegionNumber);
+    number
+        .ok()
+        .filter(|number| *number <= RegionNumber::MAX)
+        .ok_or(CommandError::Malformed {
+            what: "a region number is beyond 999",
+        })
 }
 
 /// Offset, leader epoch, time and the length of the metadata.

@@ -1,9 +1,12 @@
 //! From a command to bytes.
 
 use bytes::Bytes;
+use meridian_types::{Offset, Partition};
 
-use super::{AppendGroup, Command, CommittedOffset, append_header_bytes, kind};
-use crate::codec::{put_bytes, put_count, put_i64, put_partition, put_u64};
+use super::{
+    AppendGroup, Command, CommittedOffset, FillGroup, append_header_bytes, fill_header_bytes, kind, tier,
+};
+use crate::codec::{put_bytes, put_count, put_i64, put_partition, put_u32, put_u64};
 
 impl Command {
     /// The encoded command as parts: one header, then each batch as it is, uncopied.
@@ -14,9 +17,17 @@ impl Command {
         if let Self::Append { now, groups } = self {
             return encode_append(now.0, groups);
         }
+        if let Self::Mirrored(run) = self {
+            return run.encode(Self::VERSION, kind::MIRRORED);
+        }
+        if let Self::Fill { checkpoint, groups } = self {
+            return encode_fill(*checkpoint, groups);
+        }
         let mut out = vec![Self::VERSION, self.kind()];
         match self {
-            Self::Append { .. } => unreachable!("appends have several parts and returned above"),
+            Self::Append { .. } | Self::Mirrored(_) | Self::Fill { .. } => {
+                unreachable!("they have several parts and returned above")
+            }
             Self::CommitOffsets { group, now, offsets } => {
                 put_i64(&mut out, now.0);
                 put_bytes(&mut out, group.as_bytes());
@@ -56,18 +67,64 @@ impl Command {
                     }
                 }
             }
-            Self::SetLogStart { starts } => {
-                put_count(&mut out, starts.len());
-                for (partition, offset) in starts {
-                    put_partition(&mut out, *partition);
-                    put_u64(&mut out, offset.0);
-                }
-            }
+            Self::SetLogStart { starts } => put_starts(&mut out, starts),
             Self::DropTopic { topic, now } => {
                 put_i64(&mut out, now.0);
                 out.extend_from_slice(topic.0.as_bytes());
             }
             Self::ExpireProducers { now } => put_i64(&mut out, now.0),
+            Self::Tiered {
+                sequence,
+                through,
+                object,
+                extents,
+                now,
+            } => {
+                put_i64(&mut out, now.0);
+                put_u64(&mut out, *sequence);
+                put_u64(&mut out, through.0);
+                tier::put_object(&mut out, object);
+                put_count(&mut out, extents.len());
+                for (partition, extent) in extents {
+                    put_partition(&mut out, *partition);
+                    tier::put_extent(&mut out, extent);
+                }
+            }
+            Self::Replaced {
+                sequence,
+                object,
+                replaced,
+                now,
+            } => {
+                put_i64(&mut out, now.0);
+                put_u64(&mut out, *sequence);
+                tier::put_object(&mut out, object);
+                put_count(&mut out, replaced.len());
+                for replacement in replaced {
+                    tier::put_replacement(&mut out, replacement);
+                }
+            }
+            Self::TierDeleted { objects } => {
+                put_count(&mut out, objects.len());
+                for object in objects {
+                    put_u64(&mut out, object.0);
+                }
+            }
+            Self::SetLocalStart { starts } => put_starts(&mut out, starts),
+            Self::BeginEpoch(begin) => {
+                put_u32(&mut out, begin.region_epoch.0);
+                put_u32(&mut out, begin.owner.0.into());
+                out.push(begin.is_owner.into());
+                put_u64(&mut out, begin.expected_sequence);
+            }
+            Self::Fence { region_epoch } => put_u32(&mut out, region_epoch.0),
+            Self::Stage(part) => part.encode(&mut out),
+            Self::Install(install) => {
+                put_i64(&mut out, install.now.0);
+                put_u64(&mut out, install.checkpoint);
+                out.push(install.has_objects.into());
+                put_starts(&mut out, &install.starts);
+            }
         }
         vec![out.into()]
     }
@@ -83,6 +140,16 @@ impl Command {
             Self::SetLogStart { .. } => kind::SET_LOG_START,
             Self::DropTopic { .. } => kind::DROP_TOPIC,
             Self::ExpireProducers { .. } => kind::EXPIRE_PRODUCERS,
+            Self::Tiered { .. } => kind::TIERED,
+            Self::Replaced { .. } => kind::REPLACED,
+            Self::TierDeleted { .. } => kind::TIER_DELETED,
+            Self::SetLocalStart { .. } => kind::SET_LOCAL_START,
+            Self::Mirrored(_) => kind::MIRRORED,
+            Self::BeginEpoch(_) => kind::BEGIN_EPOCH,
+            Self::Fence { .. } => kind::FENCE,
+            Self::Stage(_) => kind::STAGE,
+            Self::Fill { .. } => kind::FILL,
+            Self::Install(_) => kind::INSTALL,
         }
     }
 }
@@ -103,6 +170,32 @@ fn encode_append(now: i64, groups: &[AppendGroup]) -> Vec<Bytes> {
     debug_assert_eq!(header.len(), header_bytes);
     let batches = groups.iter().flat_map(|group| group.batches.iter().cloned());
     std::iter::once(header.into()).chain(batches).collect()
+}
+
+fn encode_fill(checkpoint: u64, groups: &[FillGroup]) -> Vec<Bytes> {
+    let header_bytes = fill_header_bytes(groups);
+    let mut header = Vec::with_capacity(header_bytes);
+    header.extend_from_slice(&[Command::VERSION, kind::FILL]);
+    put_u64(&mut header, checkpoint);
+    put_count(&mut header, groups.len());
+    for group in groups {
+        put_partition(&mut header, group.partition);
+        put_u64(&mut header, group.base_offset.0);
+        put_u64(&mut header, group.end_offset.0);
+        put_i64(&mut header, group.max_timestamp.0);
+        put_count(&mut header, group.bytes.len());
+    }
+    debug_assert_eq!(header.len(), header_bytes);
+    let batches = groups.iter().map(|group| group.bytes.clone());
+    std::iter::once(header.into()).chain(batches).collect()
+}
+
+fn put_starts(out: &mut Vec<u8>, starts: &[(Partition, Offset)]) {
+    put_count(out, starts.len());
+    for (partition, offset) in starts {
+        put_partition(out, *partition);
+        put_u64(out, offset.0);
+    }
 }
 
 /// Also the form in snapshots.

@@ -166,6 +166,34 @@ fn a_gap_in_sequences_is_refused_and_says_what_was_expected() {
 }
 
 #[test]
+fn a_batch_is_early_while_what_was_sent_before_it_may_still_come() {
+    let mut leader = Leader::new();
+    let p = partition(1, 0);
+    let is_early = |leader: &Leader, sequence| {
+        let header = BatchHeader::parse(&produced(sequence, 1).unstamped()).unwrap();
+        leader.sequencer.is_early(&leader.state, p, &header)
+    };
+    assert!(!is_early(&leader, 0), "it is the first");
+    assert!(is_early(&leader, 3), "of an unknown producer");
+    leader.stage(p, produced(i32::MAX - 1, 1)).unwrap();
+    assert!(
+        !is_early(&leader, 7),
+        "what was in flight under this leader came in order"
+    );
+    leader.apply_all();
+    assert!(!is_early(&leader, 7), "applied or not");
+
+    leader.sequencer = Sequencer::new(LeaderEpoch(EPOCH.0 + 1));
+    assert!(!is_early(&leader, i32::MAX - 1), "a duplicate");
+    assert!(!is_early(&leader, i32::MAX), "the next one");
+    assert!(is_early(&leader, 0), "behind the last sequence comes 0");
+    assert!(!is_early(&leader, i32::MAX - 7), "long gone by");
+    leader.stage(p, produced(i32::MAX, 1)).unwrap();
+    leader.apply_all();
+    assert!(!is_early(&leader, 7), "the producer has found this leader");
+}
+
+#[test]
 fn sequences_wrap_from_the_greatest_to_zero() {
     let mut leader = Leader::new();
     let p = partition(1, 0);

@@ -1,8 +1,11 @@
+use meridian_lineage::{BeginEpoch, ContentCommand, ContentRun};
+use meridian_types::{RegionEpoch, RegionNumber};
 use proptest::prelude::*;
 
 use super::*;
 use crate::command::{Command, CommittedOffset};
-use crate::testing::{BatchSpec, assert_fixture, at, group, partition, topic};
+use crate::state::Outcome;
+use crate::testing::{BatchSpec, assert_fixture, at, bundle, group, partition, topic};
 
 /// A state with something of everything.
 fn sample() -> State {
@@ -177,15 +180,168 @@ fn digest_does_not_depend_on_how_topics_lie_in_memory() {
     assert_eq!(state.digest(), restored.digest());
 }
 
+/// The sample with its oldest records in the bucket, and some of them there only.
+fn tiered() -> State {
+    let mut state = sample();
+    let through = RaftIndex(40);
+    let command = bundle(&state, through, 0);
+    let at = at(state.applied().index.0 + 1);
+    assert_eq!(state.apply(at, &command), Outcome::Tier(Ok(())));
+    let at = LogPosition {
+        index: at.index.next(),
+        ..at
+    };
+    let starts = vec![
+        (partition(2, 900_000), Offset(100)),
+        (partition(1, 3), Offset(10)),
+    ];
+    state.apply(at, &Command::SetLocalStart { starts });
+    state.check().unwrap();
+    state
+}
+
 #[test]
-fn version_one_reads_its_stored_file() {
+fn a_shard_without_a_bucket_reads_and_writes_version_one() {
     let bytes = encoded(&sample());
+    assert_eq!(bytes[4], 1);
     assert_fixture("snapshot-v1.bin", &bytes);
 }
 
 #[test]
+fn version_two_reads_its_stored_file() {
+    let state = tiered();
+    let bytes = encoded(&state);
+    assert_eq!(bytes[4], 2);
+    assert_fixture("snapshot-v2.bin", &bytes);
+    let back = State::decode_snapshot(&bytes).unwrap();
+    assert_eq!(encoded(&back), bytes);
+    assert_eq!(back.manifest(), state.manifest());
+    let cold = back.partition(partition(2, 900_000)).unwrap();
+    assert_eq!(cold.log_start_offset(), Offset(0));
+    assert_eq!(cold.local_start_offset(), Offset(100));
+}
+
+/// The tiered sample after a life among regions: its history counts as one command, then it was the owner, a mirror, and
+/// the owner again.
+fn counted() -> State {
+    let mut state = tiered();
+    let begin = |region_epoch, is_owner: bool, expected_sequence| {
+        Command::BeginEpoch(BeginEpoch {
+            region_epoch: RegionEpoch(region_epoch),
+            owner: RegionNumber(u16::from(!is_owner)),
+            is_owner,
+            expected_sequence,
+        })
+    };
+    let append = |state: &State, epoch| {
+        let end = state.partition(partition(1, 2)).unwrap().high_watermark().0;
+        Command::Append {
+            now: TimestampMs(1_700_000_200_000),
+            groups: vec![group(
+                partition(1, 2),
+                [BatchSpec::records(3).stamped(end, epoch)],
+            )],
+        }
+    };
+    let apply = |state: &mut State, command: Command| {
+        let next = at(state.applied().index.0 + 1);
+        let outcome = state.apply(next, &command);
+        assert!(
+            matches!(
+                &outcome,
+                Outcome::Begun(Ok(())) | Outcome::Fenced(Ok(())) | Outcome::Mirrored(Ok(_))
+            ) || matches!(&outcome, Outcome::Append(results) if results.iter().all(Result::is_ok)),
+            "{outcome:?}"
+        );
+    };
+    apply(&mut state, begin(0, true, 0));
+    let command = append(&state, 9);
+    apply(&mut state, command);
+    apply(
+        &mut state,
+        Command::Fence {
+            region_epoch: RegionEpoch(0),
+        },
+    );
+    apply(&mut state, begin(1, false, 2));
+    let command = append(&state, 1 << 20 | 3);
+    let run = ContentRun {
+        region_epoch: RegionEpoch(1),
+        first_sequence: 2,
+        digest: command.fold(state.standing().digest()),
+        commands: vec![command.encode().concat().into()],
+    };
+    apply(&mut state, Command::Mirrored(run));
+    apply(&mut state, begin(2, true, 3));
+    state.check().unwrap();
+    state
+}
+
+#[test]
+fn version_three_reads_and_writes_its_stored_file() {
+    let state = counted();
+    let bytes = encoded(&state);
+    assert_eq!(bytes[4], 3);
+    assert_fixture("snapshot-v3.bin", &bytes);
+    let back = State::decode_snapshot(&bytes).unwrap();
+    assert_eq!(encoded(&back), bytes);
+    assert_eq!(back.standing(), state.standing());
+    let spans: Vec<_> = back
+        .standing()
+        .lineage()
+        .spans()
+        .iter()
+        .map(|(e, s)| (e.0, *s))
+        .collect();
+    assert_eq!(spans, [(0, 0), (1, 2), (2, 3)]);
+    assert_eq!(back.manifest(), state.manifest());
+}
+
+#[test]
+fn a_shard_that_counts_and_has_no_bucket_is_version_three_too() {
+    let mut state = State::new(ShardId(1));
+    let begin = BeginEpoch {
+        region_epoch: RegionEpoch(0),
+        owner: RegionNumber(7),
+        is_owner: false,
+        expected_sequence: 0,
+    };
+    state.apply(at(1), &Command::BeginEpoch(begin));
+    let bytes = encoded(&state);
+    assert_eq!(bytes[4], 3);
+    assert_eq!(
+        State::decode_snapshot(&bytes).unwrap().standing(),
+        state.standing()
+    );
+    for version in [1, 2] {
+        let mut older = bytes.clone();
+        older[4] = version;
+        assert!(State::decode_snapshot(&older).is_err(), "version {version}");
+    }
+    let without: Vec<_> = sections_of(&bytes)
+        .into_iter()
+        .filter(|(kind, _)| *kind != section::STANDING)
+        .collect();
+    assert!(State::decode_snapshot(&resealed(3, &without)).is_err());
+}
+
+#[test]
+fn hot_records_that_are_missing_without_a_manifest_are_noticed() {
+    let mut sections = sections_of(&encoded(&tiered()));
+    let tier = sections
+        .iter()
+        .position(|(kind, _)| *kind == section::TIER)
+        .unwrap();
+    sections.remove(tier);
+    for version in [1, 2, 3] {
+        let bytes = resealed(version, &sections);
+        assert!(State::decode_snapshot(&bytes).is_err(), "version {version}");
+    }
+}
+
+#[test]
 fn every_flipped_byte_is_noticed() {
-    let bytes = encoded(&sample());
+    let bytes = encoded(&counted());
     for at in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x40;
@@ -209,8 +365,8 @@ fn errors_say_what_is_wrong() {
     let error = |bytes: &[u8]| State::decode_snapshot(bytes).unwrap_err().to_string();
     assert!(error(b"GIF89a").contains("MDSS"));
     assert_eq!(
-        error(b"MDSS\x02"),
-        "snapshot has format version 2; this version of Meridian reads up to 1"
+        error(b"MDSS\x05"),
+        "snapshot has format version 5; this version of Meridian reads up to 4"
     );
     let mut bytes = encoded(&sample());
     bytes[20] ^= 1;
@@ -221,9 +377,9 @@ fn errors_say_what_is_wrong() {
 }
 
 /// Damage that a checksum would hide: the sections are sealed again.
-fn resealed(sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
+fn resealed(version: u8, sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
-    bytes.push(SNAPSHOT_VERSION);
+    bytes.push(version);
     for (kind, body) in sections {
         bytes.extend_from_slice(&section_head(*kind, body));
         bytes.extend_from_slice(body);
@@ -282,13 +438,14 @@ proptest! {
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         static SECTIONS: std::sync::OnceLock<Vec<(u8, Vec<u8>)>> = std::sync::OnceLock::new();
-        let mut sections = SECTIONS.get_or_init(|| sections_of(&encoded(&sample()))).clone();
-        let body = &mut section.get_mut(&mut sections[..4]).1;
+        let mut sections = SECTIONS.get_or_init(|| sections_of(&encoded(&counted()))).clone();
+        let with_content = sections.len() - 1;
+        let body = &mut section.get_mut(&mut sections[..with_content]).1;
         for (at, byte) in damage {
             let at = at.index(body.len());
             body[at] = byte;
         }
-        if let Ok(state) = State::decode_snapshot(&resealed(&sections)) {
+        if let Ok(state) = State::decode_snapshot(&resealed(SNAPSHOT_VERSION, &sections)) {
             state.check().unwrap();
             let _ = state.digest();
         }

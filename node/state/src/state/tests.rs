@@ -298,7 +298,7 @@ fn delete_records_inside_a_chunk_keeps_the_chunk() {
         Offset(990)
     );
     assert!(partition.spans(Offset(994), 0).is_err());
-    assert_eq!(partition.first_index(), Some(RaftIndex(100)));
+    assert_eq!(partition.first_index_beyond(RaftIndex(0)), Some(RaftIndex(100)));
 
     set_log_start(&mut state, p, 10);
     assert_eq!(
@@ -309,7 +309,10 @@ fn delete_records_inside_a_chunk_keeps_the_chunk() {
     set_log_start(&mut state, p, 5000);
     let partition = state.partition(p).unwrap();
     assert_eq!(partition.log_start_offset(), Offset(1000), "never beyond the end");
-    assert_eq!((partition.size_bytes(), partition.first_index()), (0, None));
+    assert_eq!(
+        (partition.size_bytes(), partition.first_index_beyond(RaftIndex(0))),
+        (0, None)
+    );
     assert_eq!(partition.spans(Offset(1000), 1), Ok(vec![]));
     set_log_start(&mut state, Partition { index: 9, ..p }, 5);
     append(
@@ -343,7 +346,7 @@ fn retention_by_time_takes_whole_chunks_from_the_front() {
         state
             .partition(p)
             .unwrap()
-            .retention_start(Some(ms), None, TimestampMs(now))
+            .retention_start(Some(ms), None, TimestampMs(now), &[])
     };
     assert_eq!(start(&state, 500, 1500), None, "exactly as old as allowed");
     assert_eq!(start(&state, 500, 1501), Some(Offset(10)));
@@ -361,7 +364,7 @@ fn retention_by_time_takes_whole_chunks_from_the_front() {
         state
             .partition(p)
             .unwrap()
-            .retention_start(None, None, TimestampMs(i64::MAX)),
+            .retention_start(None, None, TimestampMs(i64::MAX), &[]),
         None
     );
 }
@@ -371,14 +374,14 @@ fn retention_by_size_keeps_at_least_the_bytes_asked_for() {
     let (state, p) = filled(10);
     let p = state.partition(p).unwrap();
     let bytes = p.size_bytes() / 10;
-    let start = |bytes| p.retention_start(None, Some(bytes), NOW);
+    let start = |bytes| p.retention_start(None, Some(bytes), NOW, &[]);
     assert_eq!(start(bytes * 10), None);
     assert_eq!(start(bytes * 9 + 1), None);
     assert_eq!(start(bytes * 9), Some(Offset(10)));
     assert_eq!(start(bytes * 3), Some(Offset(70)));
     assert_eq!(start(0), Some(Offset(100)));
     assert_eq!(
-        p.retention_start(Some(0), Some(bytes * 9), TimestampMs(1101)),
+        p.retention_start(Some(0), Some(bytes * 9), TimestampMs(1101), &[]),
         Some(Offset(20)),
         "the stricter"
     );
@@ -394,9 +397,12 @@ fn records_without_timestamps_are_as_old_as_their_append() {
     };
     append(&mut state, vec![group(p, [spec.stamped(0, 1)])]);
     let p = state.partition(p).unwrap();
-    assert_eq!(p.retention_start(Some(100), None, TimestampMs(NOW.0 + 100)), None);
     assert_eq!(
-        p.retention_start(Some(100), None, TimestampMs(NOW.0 + 101)),
+        p.retention_start(Some(100), None, TimestampMs(NOW.0 + 100), &[]),
+        None
+    );
+    assert_eq!(
+        p.retention_start(Some(100), None, TimestampMs(NOW.0 + 101), &[]),
         Some(Offset(1))
     );
 }

@@ -4,8 +4,9 @@
 //! bare (librdkafka); LZ4 frames of every block size with or without checksums; zstd of every level. Writers make
 //! what all of them read.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{Cursor, Read, Write};
 
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
@@ -115,8 +116,23 @@ pub fn decompress(
     block: &[u8],
     output_bytes_max: usize,
 ) -> Result<Vec<u8>, CompressionError> {
-    let mut source = Decompressor::new(codec, block, output_bytes_max)?;
     let mut output = Vec::new();
+    let len = decompress_into(codec, block, output_bytes_max, &mut output)?;
+    output.truncate(len);
+    Ok(output)
+}
+
+/// Decompresses `block` to the start of `output`, which grows when it must and is never made shorter; returns how
+/// many bytes of it count.
+///
+/// Errors: as [`decompress`].
+pub(super) fn decompress_into(
+    codec: Compression,
+    block: &[u8],
+    output_bytes_max: usize,
+    output: &mut Vec<u8>,
+) -> Result<usize, CompressionError> {
+    let mut source = Decompressor::new(codec, block, output_bytes_max)?;
     let mut len = 0;
     loop {
         if len == output.len() {
@@ -125,12 +141,10 @@ pub fn decompress(
             output.resize((len + more).min(output_bytes_max.saturating_add(1)), 0);
         }
         match source.read(&mut output[len..])? {
-            0 => break,
+            0 => return Ok(len),
             read => len += read,
         }
     }
-    output.truncate(len);
-    Ok(output)
 }
 
 /// A block of compressed records, decompressed step by step and never beyond its limit.
@@ -313,9 +327,23 @@ fn compress_zstd(level: Option<i32>, records: &[u8], output: &mut Vec<u8>) -> st
     let level = level.map_or(zstd::DEFAULT_COMPRESSION_LEVEL, |level| {
         level.clamp(*range.start(), *range.end())
     });
-    let start = output.len();
-    output.resize(start + zstd::zstd_safe::compress_bound(records.len()), 0);
-    let written = zstd::bulk::compress_to_buffer(records, &mut output[start..], level)?;
-    output.truncate(start + written);
-    Ok(())
+    ZSTD.with_borrow_mut(|context| {
+        let compressor = match context {
+            Some(compressor) => {
+                compressor.set_compression_level(level)?;
+                compressor
+            }
+            None => context.insert(zstd::bulk::Compressor::new(level)?),
+        };
+        let start = output.len();
+        output.reserve(zstd::zstd_safe::compress_bound(records.len()));
+        let mut rest = Cursor::new(output);
+        rest.set_position(start as u64);
+        compressor.compress_to_buffer(records, &mut rest).map(drop)
+    })
+}
+
+thread_local! {
+    /// Its tables take a megabyte or two, and clearing fresh ones as long as compressing as much.
+    static ZSTD: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
 }

@@ -7,8 +7,9 @@ use meridian_types::{Offset, TimestampMs};
 
 use super::compression::{Compression, decompress};
 use super::error::{BatchError, RecordFault, RecordsError};
-use super::header::{BatchHeader, HEADER_BYTES, TimestampType};
-use super::record_parser::{SliceInput, parse_fields, parse_header, parse_headers};
+use super::header::{BatchHeader, HEADER_BYTES};
+use super::record_parser::{SliceInput, parse_header};
+use super::record_refs::read_record;
 
 /// One record. Key, value and headers share memory with the batch, or with what it decompressed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,13 +95,18 @@ pub fn records(batch: &Bytes, decompressed_bytes_max: usize) -> Result<Records, 
         Compression::None => block,
         codec => decompress(codec, &block, decompressed_bytes_max)?.into(),
     };
-    Ok(Records {
+    Ok(records_of_block(&header, block))
+}
+
+/// The records of a batch whose `block` of records is already decompressed.
+pub(super) fn records_of_block(header: &BatchHeader, block: Bytes) -> Records {
+    Records {
         at: 0,
         block,
-        header,
+        header: *header,
         index: 0,
         is_done: false,
-    })
+    }
 }
 
 /// See [`records`].
@@ -121,37 +127,16 @@ impl Records {
 
     fn read(&mut self) -> Result<Record, RecordFault> {
         let mut rest = SliceInput::new(&self.block[self.at..]);
-        let mut record = rest.record()?;
-        let fields = parse_fields(&mut record)?;
-        let headers = Headers {
-            count: fields.header_count,
-            block: self.share(record.rest()),
-        };
-        parse_headers(&mut record, headers.count)?;
-        let last_offset_delta = self.header.last_offset_delta;
-        let offset_delta = u32::try_from(fields.offset_delta)
-            .ok()
-            .filter(|delta| *delta <= last_offset_delta)
-            .ok_or(RecordFault::Offset {
-                offset_delta: fields.offset_delta,
-                last_offset_delta,
-            })?;
-        let timestamp = match self.header.timestamp_type {
-            TimestampType::LogAppendTime => self.header.max_timestamp,
-            TimestampType::CreateTime => {
-                let base = self.header.base_timestamp.0;
-                TimestampMs(
-                    base.checked_add(fields.timestamp_delta)
-                        .ok_or(RecordFault::Timestamp)?,
-                )
-            }
-        };
+        let record = read_record(&self.header, &mut rest)?;
         let record = Record {
-            offset: self.header.base_offset.plus(offset_delta.into()),
-            timestamp,
-            key: fields.key.map(|key| self.share(key)),
-            value: fields.value.map(|value| self.share(value)),
-            headers,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: record.key.map(|key| self.share(key)),
+            value: record.value.map(|value| self.share(value)),
+            headers: Headers {
+                count: record.headers.count,
+                block: self.share(record.headers.block),
+            },
         };
         self.at = self.block.len() - rest.rest().len();
         Ok(record)

@@ -1,9 +1,12 @@
 //! The tables, one file per API: request and response together.
 //!
-//! Names and meanings are those of Kafka 4.3; sentinels such as -1 stay plain numbers here.
+//! Names and meanings are those of Kafka 4.3; sentinels such as -1 stay plain numbers here. APIs from number 20000 on
+//! are Meridian's own (`docs/formats/admin-api.md`).
 
 pub mod alter_configs;
+pub mod alter_region;
 pub mod api_versions;
+pub mod balance_region;
 pub mod consumer_assignment;
 pub mod consumer_subscription;
 pub mod create_partitions;
@@ -15,8 +18,11 @@ pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
 pub mod describe_log_dirs;
+pub mod describe_mirror;
 pub mod describe_producers;
+pub mod describe_region;
 pub mod describe_topic_partitions;
+pub mod drain_node;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod heartbeat;
@@ -33,10 +39,15 @@ pub mod offset_delete;
 pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod switch_over;
 pub mod sync_group;
+pub mod throttle_link;
+pub mod unregister_broker;
 
 pub use alter_configs::{AlterConfigsRequest, AlterConfigsResponse};
+pub use alter_region::{AlterRegionRequest, AlterRegionResponse};
 pub use api_versions::{ApiVersionsRequest, ApiVersionsResponse};
+pub use balance_region::{BalanceRegionRequest, BalanceRegionResponse};
 pub use consumer_assignment::ConsumerProtocolAssignment;
 pub use consumer_subscription::ConsumerProtocolSubscription;
 pub use create_partitions::{CreatePartitionsRequest, CreatePartitionsResponse};
@@ -48,8 +59,11 @@ pub use describe_cluster::{DescribeClusterRequest, DescribeClusterResponse};
 pub use describe_configs::{DescribeConfigsRequest, DescribeConfigsResponse};
 pub use describe_groups::{DescribeGroupsRequest, DescribeGroupsResponse};
 pub use describe_log_dirs::{DescribeLogDirsRequest, DescribeLogDirsResponse};
+pub use describe_mirror::{DescribeMirrorRequest, DescribeMirrorResponse};
 pub use describe_producers::{DescribeProducersRequest, DescribeProducersResponse};
+pub use describe_region::{DescribeRegionRequest, DescribeRegionResponse};
 pub use describe_topic_partitions::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
+pub use drain_node::{DrainNodeRequest, DrainNodeResponse};
 pub use fetch::{FetchRequest, FetchResponse};
 pub use find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
 pub use heartbeat::{HeartbeatRequest, HeartbeatResponse};
@@ -66,4 +80,7 @@ pub use offset_delete::{OffsetDeleteRequest, OffsetDeleteResponse};
 pub use offset_fetch::{OffsetFetchRequest, OffsetFetchResponse};
 pub use offset_for_leader_epoch::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
 pub use produce::{ProduceRequest, ProduceResponse};
+pub use switch_over::{SwitchOverRequest, SwitchOverResponse};
 pub use sync_group::{SyncGroupRequest, SyncGroupResponse};
+pub use throttle_link::{ThrottleLinkRequest, ThrottleLinkResponse};
+pub use unregister_broker::{UnregisterBrokerRequest, UnregisterBrokerResponse};

@@ -58,6 +58,11 @@ impl Case {
         })
     }
 
+    /// Every message of Kafka's in every version: what others can be asked about.
+    pub(crate) fn all_of_kafka() -> impl Iterator<Item = Self> {
+        Self::all().filter(|case| !case.api.is_private())
+    }
+
     pub(crate) fn schema(self) -> &'static StructSchema {
         self.api.schemas()[usize::from(self.response)]
     }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use meridian_compat::load::connect_any;
 
 use super::connection::{Prepared, Responses, check_produced, connect};
 use super::outcome::{Outcome, latencies};
@@ -14,18 +15,12 @@ use super::outcome::{Outcome, latencies};
 /// Options of `generate paced`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// HOST:PORT of the server.
+    /// HOST:PORT,.. of servers.
     #[arg(long)]
     pub bootstrap: String,
-    /// Topic, which must exist.
+    /// Topic, which must exist. Each partition has a connection to its leader; requests go round over them.
     #[arg(long)]
     pub topic: String,
-    /// Its partitions; requests go round over them.
-    #[arg(long)]
-    pub partitions: u32,
-    /// Producers, each with one connection; requests go round over them.
-    #[arg(long, default_value_t = 16)]
-    pub connections: u32,
     /// Bytes of a record.
     #[arg(long, default_value_t = 1024)]
     pub record_bytes: usize,
@@ -55,19 +50,16 @@ impl Schedule {
 
 /// Produces at the rate. Errors: the first of any connection.
 pub fn run(options: &Options) -> io::Result<Outcome> {
-    let connections = options.connections as usize;
     let count = ((options.warm_s + options.seconds) * options.rate) as usize;
     let warm_count = (options.warm_s * options.rate) as usize;
+    let leaders = leaders(options)?;
+    let connections = leaders.len();
     let mut streams = Vec::new();
     let mut requests = Vec::new();
-    for index in 0..connections {
-        streams.push(connect(&options.bootstrap)?);
-        requests.push(Prepared::new(
-            &options.topic,
-            1,
-            options.record_bytes,
-            index as u64,
-        ));
+    for (partition, leader) in leaders.iter().enumerate() {
+        streams.push(connect(leader)?);
+        let seed = partition as u64;
+        requests.push(Prepared::new(&options.topic, 1, options.record_bytes, seed));
     }
     let schedule = Schedule {
         start: Instant::now() + Duration::from_millis(50),
@@ -92,8 +84,8 @@ pub fn run(options: &Options) -> io::Result<Outcome> {
         if due > now {
             thread::sleep(due - now);
         }
-        let partition = i32::try_from(request % options.partitions as usize).expect("partitions are few");
         let connection = request % connections;
+        let partition = i32::try_from(connection).expect("partitions are few");
         requests[connection].send(&mut streams[connection], correlation(request), partition)?;
     }
     let mut all = latencies();
@@ -112,6 +104,25 @@ pub fn run(options: &Options) -> io::Result<Outcome> {
         ..Outcome::default()
     }
     .with_latencies(&all))
+}
+
+/// The address of each partition's leader, in their order. Errors: a server does not answer, or a partition has no leader.
+fn leaders(options: &Options) -> io::Result<Vec<String>> {
+    let mut client = connect_any(&options.bootstrap)
+        .ok_or_else(|| io::Error::other(format!("nobody answers at {}", options.bootstrap)))?;
+    let metadata = client.metadata(&options.topic)?;
+    if metadata.partitions.is_empty() || !metadata.has_leaders(metadata.partitions.len()) {
+        return Err(io::Error::other(format!(
+            "topic '{}' is not there with a leader for each partition: {metadata:?}",
+            options.topic
+        )));
+    }
+    let address = |leader| metadata.address(leader).map(str::to_owned);
+    metadata
+        .partitions
+        .iter()
+        .map(|it| address(it.leader).ok_or_else(|| io::Error::other("a leader without an address")))
+        .collect()
 }
 
 /// Reads the answers of one connection; `own` are its requests.

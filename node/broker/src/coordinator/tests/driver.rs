@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use meridian_types::{ShardId, TimestampMs, shard_of_name};
+use meridian_types::{LeaderEpoch, ShardId, TimestampMs, shard_of_name};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -19,6 +19,7 @@ use super::super::{
 
 const SHARDS: u32 = 4;
 const GROUP: &str = "orders";
+const EPOCH: LeaderEpoch = LeaderEpoch(3);
 const UNIX_TIME: TimestampMs = TimestampMs(1_700_000_000_000);
 
 /// Keeps groups in memory; a save or deletion needs a permit.
@@ -55,14 +56,14 @@ impl Store {
 }
 
 impl GroupStore for Store {
-    fn save(&self, group: &str, body: Bytes) -> BoxFuture<Result<(), StoreError>> {
+    fn save(&self, group: &str, _: LeaderEpoch, body: Bytes) -> BoxFuture<Result<(), StoreError>> {
         let group = group.to_owned();
         self.when_permitted(move |groups| {
             groups.insert(group, body);
         })
     }
 
-    fn delete(&self, group: &str) -> BoxFuture<Result<(), StoreError>> {
+    fn delete(&self, group: &str, _: LeaderEpoch) -> BoxFuture<Result<(), StoreError>> {
         let group = group.to_owned();
         self.when_permitted(move |groups| {
             groups.remove(&group);
@@ -85,7 +86,7 @@ fn start(store: Store) -> Node {
     let core = Coordinator::new(GroupSettings::default(), SHARDS, Box::new(ids));
     let stop = CancellationToken::new();
     let coordinator = GroupCoordinator::start(core, Arc::new(store.clone()), UNIX_TIME, stop.clone());
-    assert!(coordinator.load(shard(), store.groups()).is_empty());
+    assert!(coordinator.load(shard(), EPOCH, store.groups()).is_empty());
     Node {
         coordinator,
         store,
@@ -219,7 +220,7 @@ async fn assignments_wait_for_the_store_and_survive_a_restart() {
         generation: joined.generation,
         kind: CommitKind::Plain,
     };
-    assert_eq!(node.coordinator.validate_commit(&request), Ok(()));
+    assert_eq!(node.coordinator.validate_commit(&request), Ok(EPOCH));
     assert_eq!(state(&node), Ok(GroupState::Stable));
     // Its session runs in the new coordinator too.
     node.store.permits.add_permits(1);

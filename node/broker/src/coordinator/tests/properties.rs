@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use meridian_types::{ShardId, TimestampMs};
+use meridian_types::{LeaderEpoch, ShardId, TimestampMs};
 use proptest::prelude::*;
 
 use super::super::core::{Action, Coordinator};
@@ -17,6 +17,7 @@ use super::super::saves::SaveId;
 use super::super::settings::GroupSettings;
 
 const SHARD: ShardId = ShardId(0);
+const EPOCH: LeaderEpoch = LeaderEpoch(1);
 const CLIENTS: usize = 6;
 const GROUPS: [&str; 2] = ["blue", "green"];
 
@@ -154,7 +155,7 @@ impl Run {
             ..GroupSettings::default()
         };
         let mut core = core(&settings, 0);
-        assert!(core.load(TimestampMs(0), SHARD, []).is_empty());
+        assert!(core.load(TimestampMs(0), SHARD, EPOCH, []).is_empty());
         Self {
             core,
             settings,
@@ -231,7 +232,11 @@ impl Run {
                 self.generations.insert(at, saved.generation);
             }
         }
-        assert!(self.core.load(self.now, SHARD, self.store.clone()).is_empty());
+        assert!(
+            self.core
+                .load(self.now, SHARD, EPOCH, self.store.clone())
+                .is_empty()
+        );
     }
 
     fn join(&mut self, client: usize, api_version: i16, protocols: usize) {
@@ -345,8 +350,10 @@ impl Run {
         }
         while let Some(action) = self.core.poll_action() {
             let (save, group, body) = match action {
-                Action::Save { save, group, body } => (save, group, Some(body)),
-                Action::Delete { save, group } => (save, group, None),
+                Action::Save {
+                    save, group, body, ..
+                } => (save, group, Some(body)),
+                Action::Delete { save, group, .. } => (save, group, None),
             };
             assert!(
                 self.under_way.iter().all(|(_, other, _)| *other != group),

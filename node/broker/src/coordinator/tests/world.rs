@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use meridian_types::{ShardId, TimestampMs};
+use meridian_types::{LeaderEpoch, ShardId, TimestampMs};
 
 use super::super::core::{Action, Coordinator};
 use super::super::error::{GroupError, StoreError};
@@ -16,6 +16,7 @@ use super::super::saves::SaveId;
 use super::super::settings::GroupSettings;
 
 const SHARD: ShardId = ShardId(0);
+const EPOCH: LeaderEpoch = LeaderEpoch(1);
 
 /// What a named client knows of itself.
 #[derive(Clone, Default)]
@@ -51,7 +52,7 @@ impl World {
     pub(super) fn new() -> Self {
         let settings = GroupSettings::default();
         let mut core = core(&settings, 0);
-        assert!(core.load(TimestampMs(0), SHARD, []).is_empty());
+        assert!(core.load(TimestampMs(0), SHARD, EPOCH, []).is_empty());
         Self {
             core,
             settings,
@@ -151,7 +152,7 @@ impl World {
     }
 
     fn load(&mut self) {
-        let problems = self.core.load(self.now, SHARD, self.saved.clone());
+        let problems = self.core.load(self.now, SHARD, EPOCH, self.saved.clone());
         for problem in problems {
             self.say(&problem.to_string());
         }
@@ -190,8 +191,10 @@ impl World {
                 return;
             };
             let (save, group, body) = match action {
-                Action::Save { save, group, body } => (save, group, Some(body)),
-                Action::Delete { save, group } => (save, group, None),
+                Action::Save {
+                    save, group, body, ..
+                } => (save, group, Some(body)),
+                Action::Delete { save, group, .. } => (save, group, None),
             };
             let what = match &body {
                 Some(body) => format!("save {group}: {}", summary(body)),
@@ -334,7 +337,7 @@ impl World {
                     generation,
                     kind,
                 };
-                let result = self.core.validate_commit(self.now, &request);
+                let result = self.core.validate_commit(self.now, &request).map(|_| ());
                 self.say(&format!("{name} {what} -> {}", outcome(&result)));
             }
             "leave" => {

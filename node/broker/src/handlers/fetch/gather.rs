@@ -1,14 +1,19 @@
 //! One look at all partitions of a fetch.
 
-use meridian_shard::{Positions, ReadError};
-use meridian_types::{LeaderEpoch, NodeId, Offset, Partition};
+use std::time::Duration;
+
+use meridian_shard::{CopyAge, Positions, ReadError, ReadFrom};
+use meridian_types::{LeaderEpoch, NodeId, Offset, Partition, RegionNumber, ShardId};
 use meridian_wire::{ErrorCode, Records};
+use tokio::time::Instant;
 
 use crate::budget::{ByteBudget, ByteLease};
-use crate::catalog;
+use crate::catalog::{self, Fetchable};
+use crate::cluster_view;
 use crate::context::Caller;
 use crate::errors;
 use crate::fetch_session::SessionPartition;
+use crate::read_replicas;
 
 /// Most bytes read from one partition at a time, however much the client would take: it asks again.
 const READ_BYTES_MAX: u32 = 16 << 20;
@@ -31,6 +36,10 @@ pub(super) struct Limits {
     pub(super) is_read_committed: bool,
     /// From v12 on: the client says the epoch of its last record.
     pub(super) checks_epochs: bool,
+    /// Who may answer.
+    pub(super) reader: ReadFrom,
+    /// The client's rack; empty where it says none.
+    pub(super) rack: String,
 }
 
 /// What a look found, one answer per partition, in their order.
@@ -61,9 +70,18 @@ pub(super) enum Answer {
         epoch: LeaderEpoch,
         end_offset: Offset,
     },
+    /// A replica in the client's own rack can answer (KIP-392).
+    Elsewhere {
+        positions: Positions,
+        replica: NodeId,
+    },
+    /// This replica has not come so far yet: it may at any moment.
+    Behind {
+        positions: Positions,
+    },
     Failed {
         error: ErrorCode,
-        leader: Option<(NodeId, Option<LeaderEpoch>)>,
+        leader: Option<(NodeId, LeaderEpoch)>,
         positions: Option<Positions>,
     },
 }
@@ -78,22 +96,40 @@ impl Answer {
     }
 }
 
+impl Gathered {
+    /// Sends those back to the leader that have waited in vain for this replica. They keep their position, which
+    /// OFFSET_OUT_OF_RANGE would cost a client that takes this node for the leader.
+    pub(super) fn give_up_on_those_behind(&mut self) {
+        for answer in &mut self.answers {
+            if let Answer::Behind { positions } = answer {
+                *answer = Answer::Failed {
+                    error: ErrorCode::OffsetNotAvailable,
+                    leader: None,
+                    positions: Some(*positions),
+                };
+            }
+        }
+    }
+}
+
 pub(super) async fn gather(caller: &Caller, partitions: &[SessionPartition], limits: &Limits) -> Gathered {
     let mut gathered = Gathered::default();
     let allowance = allowance(&caller.context.response_budget);
     let mut bytes_left = limits.bytes_max.min(allowance);
     let resolved = catalog::resolve(&caller.context.region, partitions);
+    let near = nodes_near(caller, &limits.rack);
     let mut unknown = 0;
     for (asked, resolved) in partitions.iter().zip(resolved) {
-        let partition = match resolved {
-            Ok(partition) => partition,
+        let found = match resolved {
+            Ok(found) => found,
             Err(error) => {
                 unknown += 1;
                 gathered.answers.push(Answer::failed(error));
                 continue;
             }
         };
-        let answer = match look(caller, partition, asked, limits) {
+        let partition = found.partition;
+        let answer = match look(caller, found, asked, limits, &near) {
             Ok((positions, from)) => {
                 gathered.seen.push((partition, positions.high_watermark));
                 read(
@@ -108,7 +144,12 @@ pub(super) async fn gather(caller: &Caller, partitions: &[SessionPartition], lim
                 .await
             }
             Err(answer) => {
-                gathered.is_urgent = true;
+                match &*answer {
+                    Answer::Behind { positions } => {
+                        gathered.seen.push((partition, positions.high_watermark));
+                    }
+                    _ => gathered.is_urgent = true,
+                }
                 *answer
             }
         };
@@ -125,26 +166,48 @@ pub(super) async fn gather(caller: &Caller, partitions: &[SessionPartition], lim
 /// Where to read, or what to say instead.
 fn look(
     caller: &Caller,
-    partition: Partition,
+    Fetchable {
+        partition,
+        staleness_max,
+    }: Fetchable,
     asked: &SessionPartition,
     limits: &Limits,
+    near: &[NodeId],
 ) -> Result<(Positions, Offset), Box<Answer>> {
     let region = &caller.context.region;
+    let shard = region.shard_of(partition);
+    let is_leader = region.leader_epoch(shard).is_some();
+    // A replica that knows of no leader may be cut off from the others: nobody should wait for what it will not get.
+    if !is_leader && region.leader_of(shard).is_none() {
+        return Err(Box::new(Answer::failed(ErrorCode::NotLeaderOrFollower)));
+    }
     let positions = region
-        .positions(partition)
+        .positions(partition, limits.reader)
         .map_err(|error| Box::new(unreadable(caller, partition, &error)))?;
     if let Some(error) = catalog::check_epoch(asked.current_leader_epoch, positions.leader_epoch) {
-        let leader = Some((region.node_id(), Some(positions.leader_epoch)));
+        let leader = match is_leader {
+            true => Some((region.node_id(), positions.leader_epoch)),
+            false => cluster_view::leader_hint(region, partition),
+        };
         return Err(Box::new(Answer::Failed {
             error,
             leader,
             positions: Some(positions),
         }));
     }
+    if let Some(bound) = staleness_max
+        && let Some(answer) = too_stale(caller, partition, bound, positions)
+    {
+        return Err(Box::new(answer));
+    }
     let from = u64::try_from(asked.fetch_offset).ok().map(Offset);
+    // Before its epochs are held against ours: a replica that lags behind knows no more than a truncated one.
+    if !is_leader && from.is_some_and(|from| from > positions.high_watermark) {
+        return Err(Box::new(Answer::Behind { positions }));
+    }
     if let (true, Some(fetched), Some(from)) = (limits.checks_epochs, asked.last_fetched_epoch, from) {
         let end = region
-            .end_offset_for_epoch(partition, fetched)
+            .end_offset_for_epoch(partition, fetched, limits.reader)
             .map_err(|error| Box::new(unreadable(caller, partition, &error)))?;
         match end {
             None => return Err(Box::new(out_of_range(positions))),
@@ -160,10 +223,96 @@ fn look(
     }
     match from {
         Some(from) if positions.log_start_offset <= from && from <= positions.high_watermark => {
-            Ok((positions, from))
+            let near = if is_leader { near } else { &[] };
+            let near = near_enough(caller, shard, near, staleness_max);
+            match replica_near(caller, partition, &near, from, positions) {
+                Some(replica) => Err(Box::new(Answer::Elsewhere { positions, replica })),
+                None => Ok((positions, from)),
+            }
         }
         _ => Err(Box::new(out_of_range(positions))),
     }
+}
+
+/// Where a consumer goes whose topic bounds how old a copy may be, if the copy here is older: to the node of this region
+/// that takes the shard in and knows its age, or to the owner.
+///
+/// The answer is a preferred replica, not an error. Errors that send Java's and librdkafka's consumers back to the
+/// leader (NOT_LEADER_OR_FOLLOWER, OFFSET_NOT_AVAILABLE) leave franz-go's with the replica for half an hour, unless the leader's
+/// epoch has risen too; a named replica all of them follow, the leader being one (KIP-392).
+fn too_stale(caller: &Caller, partition: Partition, bound: Duration, positions: Positions) -> Option<Answer> {
+    let region = &caller.context.region;
+    let replica = match region.copy_age(region.shard_of(partition)) {
+        CopyAge::Own => return None,
+        CopyAge::Known(age) if age <= bound => return None,
+        CopyAge::KnownTo(node) if cluster_view::node(caller, node).is_some() => Some(node),
+        CopyAge::KnownTo(_) | CopyAge::Known(_) | CopyAge::Unknown => {
+            caller.context.metrics.fetch_stale_redirects.inc();
+            cluster_view::leader_hint(region, partition).map(|(leader, _)| leader)
+        }
+    };
+    Some(match replica {
+        Some(replica) => Answer::Elsewhere { positions, replica },
+        // The owner is not known: to look for it is all that the client can do.
+        None => Answer::failed(ErrorCode::NotLeaderOrFollower),
+    })
+}
+
+/// Of the nodes near a client those that may be named where a topic bounds how old a copy may be: in other regions the node that
+/// takes the shard in, and only where the region lags by at most half of the bound, or consumers would go to and fro.
+fn near_enough(
+    caller: &Caller,
+    shard: ShardId,
+    near: &[NodeId],
+    staleness_max: Option<Duration>,
+) -> Vec<NodeId> {
+    let (Some(bound), false) = (staleness_max, near.is_empty()) else {
+        return near.to_vec();
+    };
+    let region = &caller.context.region;
+    let own = RegionNumber::of(region.node_id());
+    let remote = region.remote();
+    let named = |node: &NodeId| {
+        let number = RegionNumber::of(*node)?;
+        if Some(number) == own {
+            return Some(*node);
+        }
+        let age = region.mirror_age(shard, number)?;
+        let taken_in = remote.region(number)?.shards.get(shard.0 as usize)?.leader;
+        taken_in.filter(|_| age <= bound / 2).map(|(leader, _)| leader)
+    };
+    near.iter().filter_map(named).collect()
+}
+
+/// The nodes in the client's rack, if this one is not.
+fn nodes_near(caller: &Caller, rack: &str) -> Vec<NodeId> {
+    if rack.is_empty() {
+        return Vec::new();
+    }
+    let nodes = cluster_view::nodes(caller);
+    let racks: Vec<_> = nodes.iter().map(|node| (node.id, node.rack.as_deref())).collect();
+    read_replicas::near(rack, caller.context.region.node_id(), &racks)
+}
+
+/// The replica that a consumer at `from` should read from instead of this leader.
+fn replica_near(
+    caller: &Caller,
+    partition: Partition,
+    near: &[NodeId],
+    from: Offset,
+    positions: Positions,
+) -> Option<NodeId> {
+    if near.is_empty() {
+        return None;
+    }
+    let region = &caller.context.region;
+    let shard = region.shard_of(partition);
+    let mut in_step = region.replicas_in_step(shard);
+    in_step.extend(region.remote().in_step(shard));
+    let replica = read_replicas::select(near, &in_step, caller.peer.address.port().into())?;
+    let mut redirects = caller.peer.redirects.lock();
+    let may_point = redirects.may_point(Instant::now(), partition, from, positions.high_watermark);
+    may_point.then_some(replica)
 }
 
 async fn read(
@@ -209,8 +358,12 @@ async fn read(
             }
         }
     };
-    let batches = match context.region.read(partition, from, bytes_max as usize).await {
+    let read = context
+        .region
+        .read(partition, from, bytes_max as usize, limits.reader);
+    let batches = match read.await {
         Ok(batches) => batches,
+        Err(ReadError::Behind { positions }) => return Answer::Behind { positions },
         Err(error) => {
             gathered.is_urgent = true;
             return unreadable(caller, partition, &error);
@@ -261,14 +414,14 @@ fn unreadable(caller: &Caller, partition: Partition, error: &ReadError) -> Answe
         });
     }
     let leader = match error {
-        ReadError::NotLeader { leader: Some(leader) } => {
-            Some((*leader, catalog::leader_epoch(&caller.context.region, partition)))
-        }
+        ReadError::NotLeader { .. } => cluster_view::leader_hint(&caller.context.region, partition),
         _ => None,
     };
     let positions = match error {
-        ReadError::OffsetOutOfRange { positions } => Some(*positions),
-        _ => None,
+        ReadError::OffsetOutOfRange { positions }
+        | ReadError::Behind { positions }
+        | ReadError::NotHeld { positions } => Some(*positions),
+        ReadError::NotLeader { .. } | ReadError::Unavailable { .. } | ReadError::Storage { .. } => None,
     };
     Answer::Failed {
         error: errors::of_read(error),

@@ -13,7 +13,7 @@ use meridian_wire::{ErrorCode, FetchResponse, Records, Str};
 use super::gather::{Answer, Gathered};
 use super::{count_sessions, session_of};
 use crate::budget::ByteLease;
-use crate::catalog;
+use crate::cluster_view;
 use crate::context::Caller;
 use crate::fetch_session::{BeginKind, PartitionAnswer, Reported, SessionPartition, TopicKey};
 
@@ -128,7 +128,10 @@ fn reported(positions: Option<Positions>) -> Reported {
 fn session_answer(asked: &SessionPartition, answer: &Answer) -> PartitionAnswer {
     let (positions, has_data, must) = match answer {
         Answer::Data { positions, records } => (Some(*positions), !records.is_empty(), false),
-        Answer::Diverging { positions, .. } => (Some(*positions), false, true),
+        Answer::Diverging { positions, .. } | Answer::Elsewhere { positions, .. } => {
+            (Some(*positions), false, true)
+        }
+        Answer::Behind { positions } => (Some(*positions), false, false),
         Answer::Failed { positions, .. } => (*positions, false, true),
     };
     PartitionAnswer {
@@ -148,7 +151,10 @@ fn partition_data(
     leaders: &mut BTreeMap<NodeId, ()>,
 ) -> PartitionData {
     let positions = match &answer {
-        Answer::Data { positions, .. } | Answer::Diverging { positions, .. } => Some(*positions),
+        Answer::Data { positions, .. }
+        | Answer::Diverging { positions, .. }
+        | Answer::Elsewhere { positions, .. }
+        | Answer::Behind { positions } => Some(*positions),
         Answer::Failed { positions, .. } => *positions,
     };
     let reported = reported(positions);
@@ -164,6 +170,8 @@ fn partition_data(
     };
     match answer {
         Answer::Data { records, .. } => data.records = records,
+        Answer::Elsewhere { replica, .. } => data.preferred_read_replica = replica.0.cast_signed(),
+        Answer::Behind { .. } => {}
         Answer::Diverging {
             epoch, end_offset, ..
         } => {
@@ -190,15 +198,15 @@ fn partition_data(
     data
 }
 
-fn current_leader(node: NodeId, epoch: Option<LeaderEpoch>) -> LeaderIdAndEpoch {
+fn current_leader(node: NodeId, epoch: LeaderEpoch) -> LeaderIdAndEpoch {
     LeaderIdAndEpoch {
         leader_id: node.0.cast_signed(),
-        leader_epoch: epoch.map_or(-1, |epoch| epoch.0.cast_signed()),
+        leader_epoch: epoch.0.cast_signed(),
     }
 }
 
 fn endpoints(caller: &Caller, leaders: BTreeMap<NodeId, ()>) -> Vec<NodeEndpoint> {
-    let endpoint = |node: catalog::Node| NodeEndpoint {
+    let endpoint = |node: cluster_view::Node| NodeEndpoint {
         node_id: node.id.0.cast_signed(),
         host: node.endpoint.host.into(),
         port: node.endpoint.port.into(),
@@ -206,7 +214,7 @@ fn endpoints(caller: &Caller, leaders: BTreeMap<NodeId, ()>) -> Vec<NodeEndpoint
     };
     leaders
         .into_keys()
-        .filter_map(|node| catalog::node(caller, node))
+        .filter_map(|node| cluster_view::node(caller, node))
         .map(endpoint)
         .collect()
 }

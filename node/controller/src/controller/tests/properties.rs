@@ -1,10 +1,10 @@
 //! Random histories.
 
-use meridian_types::{NodeId, TimestampMs};
+use meridian_types::{NodeId, ShardId, TimestampMs};
 use proptest::prelude::*;
 
 use crate::configs::{ConfigOp, ConfigResource};
-use crate::testing::{NOW, apply, change, founded, id, new_topic, registration, set};
+use crate::testing::{NOW, apply, change, founded, id, new_topic, registration, remove, set};
 use crate::{Command, Controller};
 
 fn command() -> impl Strategy<Value = Command> {
@@ -40,7 +40,12 @@ fn command() -> impl Strategy<Value = Command> {
             changes: vec![change(ConfigResource::Cluster, vec![op(name, value, delete)])],
         }),
         1 => (0..3_u32, 0..2_u128).prop_map(|(n, i)| Command::RegisterNode { node: registration(n, i), now: NOW }),
-        1 => (0..3_u32).prop_map(|n| Command::RemoveNode { node: NodeId(n) }),
+        1 => (0..3_u32, any::<bool>()).prop_map(|(n, force)| remove(n, force)),
+        1 => (0..3_u32, any::<bool>()).prop_map(|(n, draining)| Command::DrainNode { node: NodeId(n), draining }),
+        2 => (0..18_u32, prop::collection::vec(0..3_u32, 0..4), 0..40_u64).prop_map(|(n, replicas, expected)| {
+            let shard = if n == 17 { ShardId::CONTROLLER } else { ShardId(n) };
+            Command::SetPlacement { shard, replicas: replicas.into_iter().map(NodeId).collect(), expected }
+        }),
         1 => (0..3_u32, any::<bool>()).prop_map(move |(n, delete)| Command::AlterConfigs {
             changes: vec![change(ConfigResource::Node(NodeId(n)), vec![op("fetch.max.bytes", "2048", delete)])],
         }),

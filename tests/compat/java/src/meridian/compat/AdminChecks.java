@@ -60,7 +60,7 @@ record AdminChecks(Kafka kafka) {
         String a = prefix + "-a";
         String b = prefix + "-b";
         var created = admin.createTopics(List.of(
-                new NewTopic(a, 3, (short) 1).configs(Map.of("retention.ms", "12345")),
+                new NewTopic(a, 3, Checks.REPLICAS).configs(Map.of("retention.ms", "12345")),
                 new NewTopic(b, Optional.empty(), Optional.empty())));
         get(created.all());
         equal(get(created.numPartitions(a)), 3, "partitions in the answer");
@@ -69,17 +69,21 @@ record AdminChecks(Kafka kafka) {
         var described = get(admin.describeTopics(List.of(a)).allTopicNames()).get(a);
         equal(described.partitions().size(), 3, "partitions");
         equal(described.topicId(), id, "the topic id");
-        holds(described.partitions().stream().allMatch(p -> p.leader() != null && p.isr().size() == 1), "every partition has a leader");
+        holds(described.partitions().stream().allMatch(p -> p.leader() != null), "every partition has a leader");
+        for (var partition : described.partitions()) {
+            equal(partition.replicas().size(), (int) Checks.REPLICAS, "replicas");
+            equal(partition.isr().size(), (int) Checks.REPLICAS, "replicas in sync");
+        }
         var byId = get(admin.describeTopics(TopicCollection.ofTopicIds(List.of(id))).allTopicIds());
         equal(byId.get(id).name(), a, "the topic described by id");
         holds(get(admin.listTopics().names()).containsAll(List.of(a, b)), "both are listed");
-        NewTopic c = new NewTopic(prefix + "-c", 1, (short) 1);
-        fails(TopicExistsException.class, "creating it twice", () -> create(new NewTopic(a, 3, (short) 1)));
-        fails(InvalidTopicException.class, "a bad name", () -> create(new NewTopic("bad name!", 1, (short) 1)));
-        fails(InvalidPartitionsException.class, "no partitions", () -> create(new NewTopic(c.name(), 0, (short) 1)));
+        NewTopic c = new NewTopic(prefix + "-c", 1, Checks.REPLICAS);
+        fails(TopicExistsException.class, "creating it twice", () -> create(new NewTopic(a, 3, Checks.REPLICAS)));
+        fails(InvalidTopicException.class, "a bad name", () -> create(new NewTopic("bad name!", 1, Checks.REPLICAS)));
+        fails(InvalidPartitionsException.class, "no partitions", () -> create(new NewTopic(c.name(), 0, Checks.REPLICAS)));
         fails(InvalidReplicationFactorException.class, "too many replicas", () -> create(new NewTopic(c.name(), 1, (short) 9)));
         fails(InvalidConfigurationException.class, "an unknown setting",
-                () -> create(new NewTopic(c.name(), 1, (short) 1).configs(Map.of("no.such.setting", "1"))));
+                () -> create(new NewTopic(c.name(), 1, Checks.REPLICAS).configs(Map.of("no.such.setting", "1"))));
         get(admin.createTopics(List.of(c), new CreateTopicsOptions().validateOnly(true)).all());
         holds(!get(admin.listTopics().names()).contains(c.name()), "validate-only creates nothing");
         get(admin.deleteTopics(List.of(a)).all());
@@ -211,7 +215,7 @@ record AdminChecks(Kafka kafka) {
         try (var producer = kafka.producer(Map.of())) {
             kafka.send(producer, topic, 0, "x".repeat(100_000));
         }
-        var node = get(kafka.admin.describeCluster().controller()).id();
+        var node = get(kafka.admin.describeTopics(List.of(topic)).allTopicNames()).get(topic).partitions().get(0).leader().id();
         long size = 0;
         for (var dir : get(kafka.admin.describeLogDirs(List.of(node)).allDescriptions()).get(node).values()) {
             var replica = dir.replicaInfos().get(new TopicPartition(topic, 0));

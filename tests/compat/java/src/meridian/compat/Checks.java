@@ -1,5 +1,6 @@
 package meridian.compat;
 
+import java.util.List;
 import java.util.Objects;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CompletionException;
@@ -14,16 +15,18 @@ final class Checks {
     }
 
     static final long WAIT_MS = 30_000;
+    /** How many replicas the topics have: those that the cluster gives to every topic. */
+    static final short REPLICAS = Short.parseShort(System.getenv().getOrDefault("MERIDIAN_TEST_REPLICAS", "1"));
     final AtomicInteger failed = new AtomicInteger();
     private final String prefix;
-    private final String only = System.getenv().getOrDefault("MERIDIAN_TEST_ONLY", "");
+    private final List<String> only = List.of(System.getenv().getOrDefault("MERIDIAN_TEST_ONLY", "").split(","));
 
     Checks(String prefix) {
         this.prefix = prefix;
     }
 
     void run(String name, Check check) {
-        if (!name.contains(only)) {
+        if (only.stream().noneMatch(name::contains)) {
             return;
         }
         long started = System.nanoTime();

@@ -65,7 +65,7 @@ final class Kafka {
         all.put("max.message.bytes", String.valueOf(Records.MESSAGE_BYTES_MAX));
         all.put("retention.ms", "-1");
         all.putAll(configs);
-        get(admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(all))).all());
+        get(admin.createTopics(List.of(new NewTopic(topic, partitions, Checks.REPLICAS).configs(all))).all());
     }
 
     void send(KafkaProducer<byte[], byte[]> producer, String topic, int partition, String value) throws Exception {

@@ -1,5 +1,6 @@
 package meridian.compat;
 
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -12,6 +13,7 @@ import java.util.Map;
  * check BOOTSTRAP PREFIX RELAY   all checks, one line each
  * write BOOTSTRAP PREFIX         the records of Records into PREFIX-CODEC for every codec
  * dump BOOTSTRAP TOPIC...        prints what it reads
+ * load BOOTSTRAP TOPIC PARTITIONS PRODUCER 1 RATE FILE, follow BOOTSTRAP TOPIC PARTITIONS FILE   see Load
  * </pre>
  */
 public final class Main {
@@ -38,12 +40,22 @@ public final class Main {
                     Kafka.lines(kafka.read(topic, 0, 0, Records.COUNT)).forEach(System.out::println);
                 }
             }
+            case "load" -> {
+                Checks.equal(rest.get(3), "1", "producers of this program");
+                new Load(kafka).produce(
+                        rest.get(0), number(rest.get(1)), number(rest.get(2)), number(rest.get(4)), Path.of(rest.get(5)));
+            }
+            case "follow" -> new Load(kafka).follow(rest.get(0), number(rest.get(1)), Path.of(rest.get(2)));
             default -> {
                 System.err.println("unknown verb " + arguments[0]);
                 System.exit(2);
             }
         }
         System.exit(0);
+    }
+
+    private static int number(String text) {
+        return Integer.parseInt(text);
     }
 
     private static int check(Kafka kafka, String prefix, String relay) throws InterruptedException {

@@ -1,0 +1,5 @@
+//! Connections.
+
+mod network;
+
+pub(crate) use network::{adopt, serve};

@@ -1,0 +1,5 @@
+//! Datagrams.
+
+mod network;
+
+pub(crate) use network::{adopt, send, serve};
