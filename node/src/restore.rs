@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use meridian_journal::{Disk, RealDisk};
 use meridian_shard::restore::{self, RestoreError, RestoreProgress, RestoreReport, RestoreRequest};
 use meridian_tiered_storage::store::Store;
@@ -113,7 +114,15 @@ pub(crate) fn check_whole(data: &Path) -> Result<(), HalfRestored> {
 /// Makes the data directory of a region's first new node from the region's bucket, and takes the bucket over.
 ///
 /// May be repeated after an interruption at any place. When it returns, the directory is whole.
-pub async fn restore(
+pub fn restore<'a>(
+    options: &'a RestoreOptions,
+    progress: &'a (dyn Fn(RestoreProgress) + Send + Sync),
+) -> BoxFuture<'a, Result<RestoreReport, RestoreDirectoryError>> {
+    // Boxed as `Server::start` is.
+    Box::pin(make_directory(options, progress))
+}
+
+async fn make_directory(
     options: &RestoreOptions,
     progress: &(dyn Fn(RestoreProgress) + Send + Sync),
 ) -> Result<RestoreReport, RestoreDirectoryError> {

@@ -41,6 +41,15 @@ run() {
     fi
 }
 
+# retried COMMAND...: three times in all, because a download may fail for a reason of the moment.
+retried() {
+    "$@" && return 0
+    sleep 5
+    "$@" && return 0
+    sleep 30
+    "$@"
+}
+
 finish() {
     printf '%s' "$2" >"$out/$1.stamp"
     rm -f "$out/$1.missing"
@@ -51,9 +60,11 @@ finish() {
 debian() {
     command -v apt-get >/dev/null || return 1
     if [ "$(id -u)" != 0 ]; then return 1; fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$1" >>"$log" 2>&1 && return 0
-    apt-get update -q >>"$log" 2>&1
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$1" >>"$log" 2>&1
+    # Another installation may hold the lock for a while.
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q -o DPkg::Lock::Timeout=120 "$1")
+    "${install[@]}" >>"$log" 2>&1 && return 0
+    retried apt-get update -q >>"$log" 2>&1
+    retried "${install[@]}" >>"$log" 2>&1
 }
 
 # make_venv NAME: an empty venv for Python packages, or why there can be none.
@@ -78,7 +89,7 @@ setup_python() {
     fi
     make_venv python || return 0
     say "python: installing confluent-kafka and kafka-python into a venv"
-    run python "$out/python/bin/pip" install -q -r "$here/python/requirements.txt" || return
+    run python retried "$out/python/bin/pip" install -q -r "$here/python/requirements.txt" || return
     finish python "$hash" "$("$out/python/bin/python" --version 2>&1)"
 }
 
@@ -92,7 +103,7 @@ setup_columns() {
     make_venv columns || return 0
     say "columns: installing pyarrow, DuckDB and Polars into a venv"
     # Only what is there as a wheel: building them takes an hour.
-    if ! "$out/columns/bin/pip" install -q --only-binary :all: -r "$root/clients/python/requirements.txt" >>"$log" 2>&1; then
+    if ! retried "$out/columns/bin/pip" install -q --only-binary :all: -r "$root/clients/python/requirements.txt" >>"$log" 2>&1; then
         skip columns "the Python packages of clients/python/requirements.txt cannot be had here (see $log)"
         return
     fi
@@ -115,7 +126,7 @@ setup_java() {
         fi
         say "java: fetching Apache Kafka 4.3 from Maven"
         rm -rf "$out/java/lib"
-        run java mvn -q -B -f "$here/java/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$out/java/lib" || return
+        run java retried mvn -q -B -f "$here/java/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$out/java/lib" || return
         finish java "$hash" "$(ls "$out/java/lib" | grep -c '\.jar$') jars"
     fi
     hash=$(fingerprint "$here/java/pom.xml" "$here"/java/src/meridian/compat/*.java)
@@ -142,7 +153,7 @@ setup_go() {
     fi
     say "go: building the franz-go client"
     mkdir -p "$out/go"
-    run go go build -C "$here/go" -o "$out/go/franz" . || return
+    run go retried go build -C "$here/go" -o "$out/go/franz" . || return
     finish go "$hash" "$(go version | cut -d' ' -f3)"
 }
 

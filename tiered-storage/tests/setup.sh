@@ -12,6 +12,15 @@ out="${CARGO_TARGET_DIR:-$root/target}/clients"
 mkdir -p "$out"
 failed=0
 
+# retried COMMAND...: three times in all, because a download may fail for a reason of the moment.
+retried() {
+    "$@" && return 0
+    sleep 5
+    "$@" && return 0
+    sleep 30
+    "$@"
+}
+
 # install NAME VERSION TOOL WHAT COMMAND...: runs the command unless NAME was installed in this version already.
 install() {
     local name=$1 version=$2 tool=$3 what=$4
@@ -26,7 +35,7 @@ install() {
         return
     fi
     echo "setup: $name: $what $version"
-    if ! "$@" >"$out/$name.log" 2>&1; then
+    if ! retried "$@" >"$out/$name.log" 2>&1; then
         tail -n 25 "$out/$name.log" | sed 's/^/    /'
         echo "installing $name failed (see $out/$name.log)" | tee "$out/$name.missing"
         failed=1

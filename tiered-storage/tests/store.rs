@@ -84,7 +84,7 @@ async fn behaves(store: &Store) {
     assert_eq!(keys(store, "").await, BTreeSet::new());
 
     let probe = store.probe(NONCE, NOW).await.unwrap();
-    assert!(probe.put_time < Duration::from_secs(10));
+    assert!(probe.put_time < Duration::from_secs(60));
     assert_eq!(
         keys(store, "").await,
         BTreeSet::new(),
@@ -183,7 +183,7 @@ async fn probe_says_what_is_wrong_with_a_real_bucket() {
     let quick = |mut settings: StoreSettings, key: &str, value: &str| {
         settings.options.insert(key.into(), value.into());
         settings.limits.attempts_max = 2;
-        settings.limits.request_timeout = Duration::from_secs(3);
+        settings.limits.request_timeout = Duration::from_secs(20);
         settings
     };
     let probe = async |settings: StoreSettings| {

@@ -294,7 +294,7 @@ fn a_token_of_what_was_written_is_read_behind() {
             "orders",
             "--follow",
             "--timeout",
-            "1s",
+            "5s",
             "--after",
             &beyond,
         ],

@@ -197,7 +197,7 @@ async fn a_batch_follows_the_leader_that_the_refusal_names_without_new_metadata(
     cluster.topic("t").await.unwrap();
     let before = asked_metadata.load(Ordering::Relaxed);
     let delivery = producer.send(&NewRecord::new("t", b"x")).await.unwrap();
-    let written = tokio::time::timeout(Duration::from_secs(5), delivery.wait()).await;
+    let written = tokio::time::timeout(Duration::from_secs(15), delivery.wait()).await;
     assert_eq!(written.unwrap().unwrap().offset, Some(Offset(40)));
     assert_eq!(asked_metadata.load(Ordering::Relaxed), before);
 }
@@ -222,5 +222,6 @@ async fn a_broker_that_has_stopped_keeps_nobody_from_the_others() {
     for _ in 0..2 {
         cluster.refresh(Some(&["t"])).await.unwrap();
     }
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    // Whoever waits for the stopped one waits for 30 s.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }

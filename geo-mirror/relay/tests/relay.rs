@@ -6,6 +6,7 @@
     reason = "a test that cannot go on says where it stopped, and it measures real time"
 )]
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroU64;
@@ -19,10 +20,13 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// A socket that gives up after two seconds.
+/// Longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A socket that gives up after a while.
 fn socket() -> UdpSocket {
     let socket = UdpSocket::bind(SocketAddr::from(LOOPBACK)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
@@ -41,10 +45,15 @@ fn a_round_trip_takes_both_delays_and_little_more() {
     let link = relay.link(1, Conditions::delayed(ms(15)));
     link.set(Direction::Backward, Conditions::delayed(ms(25)));
     assert_eq!(link.round_trip(), ms(40));
-    let measured = relay.measure(&link).unwrap();
-    // A busy machine wakes threads late, never early.
-    assert!(measured >= ms(40) && measured < ms(80), "{measured:?}");
-    println!("40 ms asked, {measured:?} measured");
+    // A busy machine wakes threads late, never early; it is not busy all the time.
+    let mut all = Vec::new();
+    while all.len() < 20 && all.iter().all(|measured| *measured >= ms(80)) {
+        let measured = relay.measure(&link).unwrap();
+        assert!(measured >= ms(40), "{measured:?}");
+        all.push(measured);
+    }
+    assert!(all.iter().any(|measured| *measured < ms(80)), "{all:?}");
+    println!("40 ms asked, {all:?} measured");
 }
 
 #[test]
@@ -89,7 +98,7 @@ fn a_cut_in_one_direction_holds_until_it_is_healed() {
     assert_eq!(relay.measure(&link).unwrap_err().kind(), ErrorKind::TimedOut);
 
     link.heal();
-    near.set_read_timeout(Some(ms(2_000))).unwrap();
+    near.set_read_timeout(Some(PATIENCE)).unwrap();
     far.send_to(b"again", from).unwrap();
     assert_eq!(receive(&near).unwrap().0, b"again");
     assert!(link.counters(Direction::Backward).cut_packets >= 1);
@@ -118,9 +127,14 @@ fn who_sends_decides_which_link_is_taken() {
     let distant = UdpSocket::bind("127.0.0.2:0").unwrap();
     distant.send_to(b"far", port.address()).unwrap();
     socket().send_to(b"near", port.address()).unwrap();
-    assert_eq!(receive(&target).unwrap().0, b"near");
-    assert_eq!(receive(&target).unwrap().0, b"far");
-    assert!(begun.elapsed() >= ms(60));
+    // In either order: this thread may stand still between the two.
+    let mut arrived = BTreeSet::new();
+    for _ in 0..2 {
+        let (bytes, _) = receive(&target).unwrap();
+        assert!(bytes == b"near" || begun.elapsed() >= ms(60));
+        arrived.insert(bytes);
+    }
+    assert_eq!(arrived, BTreeSet::from([b"far".to_vec(), b"near".to_vec()]));
     assert_eq!(near.counters(Direction::Forward).delivered_packets, 1);
     assert_eq!(far.counters(Direction::Backward).delivered_packets, 1);
     assert_eq!(far.counters(Direction::Forward).received_packets, 0);
@@ -143,21 +157,28 @@ fn loss_takes_its_share_of_a_burst() {
     let port = relay
         .open(LOOPBACK.into(), far.local_addr().unwrap(), &link)
         .unwrap();
-    far.set_read_timeout(Some(ms(300))).unwrap();
-    // Read meanwhile: what a socket keeps is bounded.
-    let reader = std::thread::Builder::new()
-        .spawn(move || std::iter::from_fn(|| receive(&far)).count() as u64)
-        .unwrap();
-    for number in 0..500_u32 {
+    let begun = Instant::now();
+    let mut arrived = 0;
+    let mut counters = link.counters(Direction::Forward);
+    for number in 1..=500_u64 {
         near.send_to(&number.to_be_bytes(), port.address()).unwrap();
-        if number % 50 == 0 {
-            std::thread::sleep(ms(2));
+        if number % 50 != 0 {
+            continue;
+        }
+        // What a socket keeps is bounded: what has become of these is known before more are sent.
+        while counters.delivered_packets + counters.lost_packets < number {
+            assert!(begun.elapsed() < PATIENCE, "{counters:?}");
+            std::thread::sleep(ms(1));
+            counters = link.counters(Direction::Forward);
+        }
+        while arrived < counters.delivered_packets {
+            receive(&far).unwrap();
+            arrived += 1;
         }
     }
-    let arrived = reader.join().unwrap();
-    let counters = link.counters(Direction::Forward);
     assert_eq!(counters.received_packets, 500);
-    assert_eq!(counters.delivered_packets, arrived);
+    far.set_read_timeout(Some(ms(100))).unwrap();
+    assert_eq!(receive(&far), None);
     assert!((60..=140).contains(&counters.lost_packets), "{counters:?}");
 }
 
@@ -166,7 +187,7 @@ fn connect(port: SocketAddr, listener: &TcpListener) -> (TcpStream, TcpStream) {
     let near = TcpStream::connect(port).unwrap();
     let (far, _) = listener.accept().unwrap();
     for stream in [&near, &far] {
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
     }
     (near, far)
@@ -227,7 +248,7 @@ fn a_cut_stalls_a_connection_and_a_reset_ends_it() {
     let mut four = [0; 4];
     assert_eq!(far.read(&mut four).unwrap_err().kind(), ErrorKind::WouldBlock);
     link.heal();
-    far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    far.set_read_timeout(Some(PATIENCE)).unwrap();
     far.read_exact(&mut four).unwrap();
     assert_eq!(&four, b"late");
 
@@ -259,7 +280,7 @@ fn a_bottleneck_holds_for_a_connection_too() {
     near.write_all(&vec![7; 300_000]).unwrap();
     far.read_exact(&mut vec![0; 300_000]).unwrap();
     let took = begun.elapsed();
-    assert!(took >= ms(295) && took < ms(1_500), "{took:?}");
+    assert!(took >= ms(295) && took < PATIENCE, "{took:?}");
 }
 
 #[test]
@@ -274,7 +295,7 @@ fn a_closed_port_is_free_again() {
     drop(port);
     let begun = Instant::now();
     while let Err(error) = relay.open(address, target.local_addr().unwrap(), &link) {
-        assert!(begun.elapsed() < Duration::from_secs(5), "{error}");
+        assert!(begun.elapsed() < PATIENCE, "{error}");
         std::thread::sleep(ms(10));
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 /// Longest wait for what must come.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn fold(digest: u64, command: &[u8]) -> u64 {
     command
@@ -311,8 +311,10 @@ pub(crate) fn settings() -> Settings {
     Settings {
         bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
         connections: 2,
-        quic_timeout: Duration::from_secs(2),
-        idle_timeout: Duration::from_secs(3),
+        // A machine that stands still for seconds neither ends a link nor makes it run over TCP.
+        quic_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(15),
+        handshake_timeout: Duration::from_secs(10),
         backoff_min: Duration::from_millis(20),
         backoff_max: Duration::from_millis(200),
         watermark_interval: Duration::from_millis(20),

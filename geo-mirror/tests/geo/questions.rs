@@ -26,7 +26,7 @@ async fn pair(transport: TransportSetting) -> (Node, Node) {
 
 async fn ask(mirror: &Node, question: &'static [u8]) -> Result<Bytes, AskError> {
     let asked = mirror.links.ask(ShardId(2), Bytes::from_static(question));
-    timeout(Duration::from_secs(20), asked).await.expect("in time")
+    timeout(Duration::from_secs(60), asked).await.expect("in time")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,16 +32,20 @@ async fn a_cut_link_resumes_where_it_was_and_knows_that_it_is_behind() {
     };
     let (owner, mirror) = pair(settings, &network).await;
     owner.region.append(ShardId(0), commands(1, 3000, 4000, true));
-    owner.listener.throttle(mirror.region.number(), Some(8_000_000));
+    // Slowly, so that it is cut long before all is there.
+    owner.listener.throttle(mirror.region.number(), Some(2_000_000));
     mirror.follow(&owner, [0]);
     until("a part is there", || mirror.region.sequence(ShardId(0)) > 500).await;
     network.is_udp_cut.store(true, Ordering::Relaxed);
     until("the link notices", || mirror.link().transport.is_none()).await;
-    until("it says so", || mirror.link().trouble.is_some()).await;
+    until("it says so", || {
+        let link = mirror.link();
+        link.trouble.is_some() && link.shards[0].state == FollowState::Disconnected
+    })
+    .await;
     let before = mirror.region.sequence(ShardId(0));
     assert!(before < owner.region.sequence(ShardId(0)));
     let shard = mirror.link().shards.remove(0);
-    assert_eq!(shard.state, FollowState::Disconnected);
     // The first watermark has never been reached.
     assert_eq!(shard.lag, None);
     owner.listener.throttle(mirror.region.number(), None);
@@ -54,8 +58,14 @@ async fn a_cut_link_resumes_where_it_was_and_knows_that_it_is_behind() {
     // From now on a cut makes the copy older and older.
     network.is_udp_cut.store(true, Ordering::Relaxed);
     until("the link notices", || mirror.link().transport.is_none()).await;
-    let age = mirror.link().shards[0].lag.expect("known");
-    assert!(age >= Duration::from_millis(800), "{age:?}");
+    let mut last = Duration::ZERO;
+    until("the copy is known to be old", || {
+        let age = mirror.link().shards[0].lag.expect("known");
+        assert!(age >= last, "{age:?} after {last:?}");
+        last = age;
+        age >= Duration::from_secs(2)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,7 +88,7 @@ async fn where_udp_does_not_pass_tcp_carries_until_quic_comes_up() {
     let started = Instant::now();
     mirror.follow(&owner, [2]);
     mirror.caught_up(&owner, 2).await;
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(20));
     until("the transport is told", || mirror.link().transport.is_some()).await;
     let transport = mirror.link().transport.expect("connected").transport;
     assert_eq!(transport, Transport::Tcp);
@@ -101,8 +111,14 @@ async fn where_udp_does_not_pass_tcp_carries_until_quic_comes_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_is_linked_to_by_whichever_node_answers() {
-    let (owner, mirror) = (Node::start(0).await, Node::start(1).await);
-    let nobody = crate::harness::Node::start(2).await;
+    let network = Arc::new(Cuttable::default());
+    let settings = Settings {
+        // How long the node that is gone is waited for.
+        quic_timeout: Duration::from_millis(500),
+        ..settings()
+    };
+    let (owner, mirror) = pair(settings, &network).await;
+    let nobody = Node::start(2).await;
     let dead = nobody.address();
     drop(nobody);
     mirror.links.set_peers(vec![meridian_geo_mirror::PeerRegion {
@@ -116,7 +132,12 @@ async fn a_region_is_linked_to_by_whichever_node_answers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cards_reach_both_sides_when_they_change() {
-    let (owner, mirror) = (Node::start(0).await, Node::start(1).await);
+    // Only what changes is told in time.
+    let settings = Settings {
+        card_interval: Duration::from_secs(3600),
+        ..settings()
+    };
+    let (owner, mirror) = pair(settings, &Arc::new(Cuttable::default())).await;
     mirror.follow(&owner, []);
     let has = |node: &Node, from: &Node, card: &'static str| {
         let (node, from) = (node.region.clone(), from.region.number());
@@ -124,10 +145,8 @@ async fn cards_reach_both_sides_when_they_change() {
     };
     until("the owner's card", has(&mirror, &owner, "card of 0")).await;
     until("the mirror's card", has(&owner, &mirror, "card of 1")).await;
-    let started = Instant::now();
     owner.region.card.send_replace("new card of 0".into());
     mirror.region.card.send_replace("new card of 1".into());
     until("the owner's new card", has(&mirror, &owner, "new card of 0")).await;
     until("the mirror's new card", has(&owner, &mirror, "new card of 1")).await;
-    assert!(started.elapsed() < Duration::from_millis(900));
 }

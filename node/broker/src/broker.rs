@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use meridian_shard::Region;
 use parking_lot::Mutex;
 use prometheus::Registry;
@@ -40,7 +41,18 @@ impl Broker {
     /// [`crate::Limits::shutdown_timeout`], then every connection is closed.
     ///
     /// Errors: an address that cannot be bound; a registry that has a broker's metrics already.
-    pub async fn start(
+    pub fn start(
+        settings: BrokerSettings,
+        region: Region,
+        listeners: Vec<ListenerSettings>,
+        registry: &Registry,
+        shutdown: CancellationToken,
+    ) -> BoxFuture<'_, Result<BrokerHandle, ListenError>> {
+        // Boxed, so that this crate compiles what it awaits, and not each that awaits it (docs/HACKING.md, "Compile time").
+        Box::pin(Self::serve(settings, region, listeners, registry, shutdown))
+    }
+
+    async fn serve(
         settings: BrokerSettings,
         region: Region,
         listeners: Vec<ListenerSettings>,

@@ -17,8 +17,12 @@ use meridian_state::ProduceRejection;
 use meridian_types::{NodeId, Offset, Partition, ProducerId, TimestampMs, TopicId, Uuid};
 use meridian_wire::batch::{BatchBuilder, BatchHeader, Compression};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 mod support;
+
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Node {
     region: Region,
@@ -32,7 +36,7 @@ impl Node {
     }
 
     async fn with(directory: &Path, shard: ShardSettings) -> Self {
-        let disk = Arc::new(RealDisk::open(directory.join("journal")).expect("nobody holds it"));
+        let disk = Arc::new(open_disk(&directory.join("journal")).await);
         Self::on(disk, directory, 2 << 20, shard).await
     }
 
@@ -47,7 +51,7 @@ impl Node {
         let writer = std::thread::Builder::new()
             .spawn(move || writer.run())
             .expect("a thread");
-        let checkpoints = RealDisk::open(directory.join("checkpoints")).expect("nobody holds it");
+        let checkpoints = open_disk(&directory.join("checkpoints")).await;
         let checkpoints: Arc<dyn Disk> = Arc::new(checkpoints);
         let now = Arc::new(AtomicI64::new(1_000_000));
         let clock = Arc::clone(&now);
@@ -56,7 +60,7 @@ impl Node {
             shards: 4,
             maintenance_interval: Duration::from_millis(50),
             journal_bytes_max: bytes_max,
-            start_timeout: Duration::from_secs(20),
+            start_timeout: PATIENCE,
             shard,
             ..RegionSettings::new(PeerSettings::new(NodeId(1), Uuid::from_u128(1), "test"))
         };
@@ -105,6 +109,18 @@ impl Node {
     async fn stop(self) {
         self.region.shutdown().await;
         self.writer.join().expect("the writer ends well");
+    }
+}
+
+/// A directory that a node may still hold which was stopped a moment ago.
+async fn open_disk(directory: &Path) -> RealDisk {
+    let started = Instant::now();
+    loop {
+        match RealDisk::open(directory) {
+            Ok(disk) => return disk,
+            Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -285,12 +301,12 @@ async fn a_waiting_reader_is_woken_by_an_append() {
     node.region.watch(partition, Offset(0), ReadFrom::Leader, &waiter);
     assert!(futures::poll!(std::pin::pin!(waiter.notified())).is_pending());
     node.append(partition, &batch(&["v"], 1)).await.expect("appended");
-    tokio::time::timeout(Duration::from_secs(5), waiter.notified())
+    tokio::time::timeout(PATIENCE, waiter.notified())
         .await
         .expect("woken");
     // Who comes late is woken at once.
     node.region.watch(partition, Offset(0), ReadFrom::Leader, &waiter);
-    tokio::time::timeout(Duration::from_secs(5), waiter.notified())
+    tokio::time::timeout(PATIENCE, waiter.notified())
         .await
         .expect("woken");
     node.stop().await;
@@ -353,7 +369,7 @@ async fn old_records_go_by_retention_and_their_files_with_them() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), waited)
+        tokio::time::timeout(PATIENCE, waited)
             .await
             .expect("retention works");
     }
@@ -376,7 +392,7 @@ async fn old_records_go_by_retention_and_their_files_with_them() {
             .expect("appended");
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(20), waited).await;
+    let waited = tokio::time::timeout(PATIENCE, waited).await;
     let journal = node.region.usage().journal;
     assert!(waited.is_ok(), "the oldest file stays: {journal:?}");
     let low = node.log_start(partition);
@@ -418,7 +434,7 @@ async fn on_a_full_disk_old_records_make_room_although_the_journal_is_within_its
             }
         }
     };
-    let filled = tokio::time::timeout(Duration::from_secs(20), filled).await;
+    let filled = tokio::time::timeout(PATIENCE * 2, filled).await;
     let journal = node.region.usage().journal;
     assert!(filled.is_ok(), "it stays full: {journal:?}");
     assert!(was_full || journal.files_retired > 0);
@@ -442,9 +458,7 @@ async fn a_deleted_topic_leaves_nothing_behind() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), waited)
-        .await
-        .expect("dropped");
+    tokio::time::timeout(PATIENCE, waited).await.expect("dropped");
     let late = node
         .append(partition, &batch(&["v"], 1))
         .await

@@ -14,6 +14,9 @@ use crate::rounds::RunError;
 use crate::system::{ClusterOptions, System, id};
 use crate::view;
 
+/// How often a client is run once more for nodes that were not asked anything.
+const MORE_MAX: u32 = 10;
+
 /// One part of the suite.
 type Part = (&'static str, fn(&Site));
 
@@ -126,6 +129,7 @@ fn suite_on(cluster: &Cluster, share: Share) -> Result<Outcome, String> {
         }
     }
     if cluster.system() == System::Meridian {
+        use_every_node(cluster, &site);
         outcome.traffic = (0..cluster.len())
             .map(|node| traffic(cluster, node))
             .collect::<Result<_, _>>()?;
@@ -149,6 +153,24 @@ fn said(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("it panicked without a word")
         .to_owned()
+}
+
+/// The names of topics and groups, which differ from run to run, decide which nodes serve them: lets a client use more of
+/// them as long as a node was never asked.
+fn use_every_node(cluster: &Cluster, site: &Site) {
+    let is_used = |node| traffic(cluster, node).is_ok();
+    let more = Site {
+        only: "commit-and-seek".to_owned(),
+        ..site.clone()
+    };
+    for number in 1..=MORE_MAX {
+        if (0..cluster.len()).all(is_used) || Program::Franz.missing().is_some() {
+            return;
+        }
+        let bootstrap = more.bootstrap();
+        let prefix = more.prefix(&format!("more-{number}"));
+        more.run(Program::Franz, &["check", &bootstrap, &prefix, &bootstrap]);
+    }
 }
 
 /// What a node has answered. A suite that reached one node only has shown nothing of a cluster.

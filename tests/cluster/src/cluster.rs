@@ -19,7 +19,7 @@ use crate::system::{Addresses, ClusterOptions, NodeOptions, System, id};
 use crate::view;
 
 /// How long a node may take from its start until it takes requests.
-pub const READY: Duration = Duration::from_secs(60);
+pub const READY: Duration = Duration::from_secs(120);
 
 /// One node.
 struct Node {
@@ -274,7 +274,7 @@ impl Cluster {
             .map_err(|e| format!("meridian {arguments:?} printed no JSON: {e}\n{text}"))
     }
 
-    /// Waits until a launched node says that it takes requests, and `/ready` agrees; for two minutes at most, both
+    /// Waits until a launched node says that it takes requests, and `/ready` agrees; for four minutes at most, both
     /// together. Errors: it does not; with the end of its log, and what the others say of themselves.
     pub fn wait_ready(&mut self, node: usize) -> Result<(), String> {
         let others: Vec<usize> = (0..self.nodes.len())

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 
 use crate::cluster::Cluster;
 use crate::prober::Prober;
+use crate::region::{RegionView, wait_until};
 use crate::rounds::{PROBE_INTERVAL, RECOVERY, RunError};
 use crate::system::{ClusterOptions, System, id};
 use crate::view;
@@ -24,6 +25,14 @@ const PARTITIONS: u32 = 8;
 
 /// How long a client may take to read everything.
 const READ: Duration = Duration::from_secs(60);
+
+/// For how long a client is left alone once it was given everything, which it still has to write down: it says only at its
+/// end what it has read. One that was stopped before that begins anew, and is given more time.
+const WRITTEN: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(20),
+];
 
 /// The share of what a consumer reads that must come from its rack. The rest are fetches at leaders before these have
 /// pointed it to its replica.
@@ -147,6 +156,11 @@ fn both(cluster: &mut Cluster, kills: u32, seed: u64) -> Result<Outcome, String>
     {
         return Err(format!("node {} has answered nobody: {answers:?}", id(node)));
     }
+    // Leaders that still move would send the readers elsewhere, or be all at one place. Where they do not come to rest in
+    // time, the readers show whether that matters.
+    if let Err(e) = wait_until(cluster, 0, RECOVERY, RegionView::unsettled) {
+        println!("leaders still move: {e}");
+    }
     let served = readers
         .into_iter()
         .map(|(program, near)| read_everything(cluster, program, near, report.stored))
@@ -168,8 +182,8 @@ fn kill_a_leader(
 ) -> Result<(), String> {
     sleep(Duration::from_millis(random.within(300..1000)));
     let partition = i32::try_from(random.within(0..PARTITIONS.into())).expect("few partitions");
-    let leader = cluster
-        .leader(TOPIC, partition)
+    // It may be on its way to another node, long after the last death.
+    let leader = wait_for(RECOVERY, || cluster.leader(TOPIC, partition))
         .ok_or_else(|| format!("partition {partition} has no leader"))?;
     let progress = load.progress();
     let killed = Instant::now();
@@ -195,12 +209,55 @@ fn kill_a_leader(
 
 /// Lets a client in the rack of a node read `records` from the start, while nobody else reads.
 fn read_everything(cluster: &Cluster, program: Program, near: usize, records: u64) -> Result<Served, String> {
-    let metadata = cluster.metadata(TOPIC).ok_or("no node answers")?;
+    let metadata = wait_for(RECOVERY, || {
+        let metadata = cluster.metadata(TOPIC)?;
+        metadata.has_leaders(PARTITIONS as usize).then_some(metadata)
+    });
+    let metadata = metadata.ok_or("not every partition has a leader")?;
     let near_id = i32::try_from(id(near)).expect("few nodes");
     let led_elsewhere = metadata.partitions.iter().filter(|p| p.leader != near_id);
     let led_elsewhere = led_elsewhere.count();
-    let before = fetched(cluster)?;
+    if led_elsewhere == 0 {
+        return Err(format!("node {near_id} leads every partition: nothing is shown"));
+    }
     let name = format!("near-{}", program.name());
+    let mut read = 0;
+    for written in WRITTEN {
+        let (lines, bytes) = follow(cluster, program, near, records, &name, written)?;
+        read = lines;
+        if read > records {
+            break;
+        }
+        if read == records {
+            let served = Served {
+                program,
+                near,
+                led_elsewhere,
+                bytes,
+            };
+            if served.near_share() < NEAR_MIN {
+                return Err(format!(
+                    "{name} was to read from node {near_id} and was served by all nodes: {:?} bytes",
+                    served.bytes
+                ));
+            }
+            return Ok(served);
+        }
+    }
+    Err(format!("{name} read {read} of {records} records"))
+}
+
+/// Lets a client follow the topic until it was given `records`, and for `written` more. Gives how many it has written down,
+/// and the bytes that each node gave.
+fn follow(
+    cluster: &Cluster,
+    program: Program,
+    near: usize,
+    records: u64,
+    name: &str,
+    written: Duration,
+) -> Result<(u64, Vec<f64>), String> {
+    let before = fetched(cluster)?;
     let file = cluster.directory().join(format!("{name}.jsonl"));
     let mut command: Command = program.command();
     command
@@ -208,7 +265,7 @@ fn read_everything(cluster: &Cluster, program: Program, near: usize, records: u6
         .arg(&file)
         .env("MERIDIAN_TEST_RACK", &cluster.racks()[near]);
     let out = |suffix: &str| cluster.directory().join(format!("{name}.{suffix}"));
-    let mut process = Process::start(&name, command, &out("out"), &out("log"));
+    let mut process = Process::start(name, command, &out("out"), &out("log"));
     let given = |now: &[(f64, f64)]| -> f64 { now.iter().zip(&before).map(|(n, b)| n.1 - b.1).sum() };
     wait_for(READ, || {
         sleep(Duration::from_millis(100));
@@ -219,8 +276,7 @@ fn read_everything(cluster: &Cluster, program: Program, near: usize, records: u6
         let log = process.log_tail(20);
         format!("{name}: not all of {records} records were fetched within {READ:?}\n{log}")
     })?;
-    // What it was given it still has to write down.
-    sleep(Duration::from_millis(1000));
+    sleep(written);
     process
         .signal(Signal::TERM)
         .map_err(|e| format!("{name}: {e}\n{}", process.log_tail(20)))?;
@@ -229,26 +285,9 @@ fn read_everything(cluster: &Cluster, program: Program, near: usize, records: u6
         other => return Err(format!("{name} ended with {other:?}\n{}", process.log_tail(20))),
     }
     let read = lines_with(&file, "\"type\":\"read\"")? + lines_with(&file, "\"type\": \"read\"")?;
-    if read != records {
-        return Err(format!("{name} read {read} of {records} records"));
-    }
     let after = fetched(cluster)?;
-    let served = Served {
-        program,
-        near,
-        led_elsewhere,
-        bytes: after.iter().zip(&before).map(|(a, b)| a.0 - b.0).collect(),
-    };
-    if led_elsewhere == 0 {
-        return Err(format!("node {near_id} leads every partition: nothing is shown"));
-    }
-    if served.near_share() < NEAR_MIN {
-        return Err(format!(
-            "{name} was to read from node {near_id} and was served by all nodes: {:?} bytes",
-            served.bytes
-        ));
-    }
-    Ok(served)
+    let bytes = after.iter().zip(&before).map(|(a, b)| a.0 - b.0).collect();
+    Ok((read, bytes))
 }
 
 /// Bytes and records of fetches that each node has answered so far.

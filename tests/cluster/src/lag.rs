@@ -20,7 +20,7 @@ const LAG_NONE_S: f64 = 3.0;
 pub const CATCH_UP: Duration = Duration::from_secs(90);
 
 /// How long what failed rounds left in the bucket may stay: the grace period, and some sweeps.
-const ORPHANS: Duration = Duration::from_secs(60);
+const ORPHANS: Duration = Duration::from_secs(120);
 
 /// Waits until no node shows a lag any more; gives how long that took.
 pub fn caught_up(cluster: &Cluster) -> Result<Duration, String> {

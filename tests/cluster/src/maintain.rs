@@ -25,7 +25,7 @@ const PARTITIONS: u32 = 16;
 const MOVED: Duration = Duration::from_secs(120);
 
 /// How long a node may take to find out that its id belongs to another directory. It tries again for a minute after that.
-const REFUSED: Duration = Duration::from_secs(30);
+const REFUSED: Duration = Duration::from_secs(90);
 
 /// What it says then.
 const WORDS: &str = "no node had before";

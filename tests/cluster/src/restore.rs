@@ -38,7 +38,10 @@ const WRITE_PAUSE: Duration = Duration::from_millis(50);
 const NODES: usize = 3;
 
 /// How long the region may take to bring everything into its bucket, to be whole again, to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Until the copies that go to the bucket every half a second have been there, on a machine that stands still for seconds.
+const COPIED: Duration = Duration::from_secs(6);
 
 /// What is destroyed and restored.
 #[derive(Clone, Debug)]
@@ -341,7 +344,7 @@ impl Run<'_> {
         .ok_or_else(|| format!("the bucket lacks records: {last}"))?;
         // A copy of the manifest is followed by that of the state within the same moment, the group's offsets with the
         // next.
-        sleep(Duration::from_secs(2));
+        sleep(COPIED);
         for expected in &mut self.expected {
             expected.tiered = expected.acknowledged;
         }

@@ -1,10 +1,11 @@
 //! What a node of each system is started with.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use meridian_compat::ServerOptions;
 use meridian_compat::kafka::KafkaOptions;
-use meridian_compat::server::free_port;
 
 use crate::network::Network;
 
@@ -97,13 +98,34 @@ impl Addresses {
                 peer: SocketAddr::new(ip, 9190),
             },
             None => {
-                let local = || SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), free_port());
+                let local = || SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), own_port());
                 Self {
                     kafka: local(),
                     admin: local(),
                     peer: local(),
                 }
             }
+        }
+    }
+}
+
+/// Ports below those that Linux gives to whoever asks for any.
+const OWN_PORTS: Range<u32> = 10_000..32_000;
+
+/// A port of loopback that stays free while its node does not run, which may be most of the time: one that the system
+/// chooses is soon given to somebody else, to another node of the same cluster even. Never the same twice.
+fn own_port() -> u16 {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let count = OWN_PORTS.end - OWN_PORTS.start;
+    // Far from those of other processes of the time.
+    let first = std::process::id().wrapping_mul(101);
+    loop {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        assert!(given < count, "loopback has no free port");
+        let port = OWN_PORTS.start + first.wrapping_add(given) % count;
+        let port = u16::try_from(port).expect("below 2^16");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
         }
     }
 }

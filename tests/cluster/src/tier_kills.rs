@@ -66,10 +66,10 @@ const RECORD_INTERVAL: Duration = Duration::from_millis(60);
 const KEYS: u64 = 5;
 
 /// How long it may take until a node comes to its step.
-const DEATH: Duration = Duration::from_secs(60);
+const DEATH: Duration = Duration::from_secs(180);
 
 /// How long the bucket may take to have everything, and no more than that, after the last death.
-const CALM: Duration = Duration::from_secs(60);
+const CALM: Duration = Duration::from_secs(120);
 
 /// What a run has shown.
 #[derive(Clone, Debug)]

@@ -25,10 +25,10 @@ const PARTITIONS: u32 = 16;
 const TIER_LEVEL: u64 = 3;
 
 /// How long the region may take to rise, or a shard to be settled after a restart.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_secs(120);
 
 /// How long an older node may take to find out that the region has risen.
-const REFUSED: Duration = Duration::from_secs(90);
+const REFUSED: Duration = Duration::from_secs(120);
 
 /// What was shown.
 #[derive(Clone, Debug)]

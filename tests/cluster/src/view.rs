@@ -9,7 +9,8 @@ use meridian_compat::raw::{Metadata, RawClient};
 /// How long a question may take.
 pub const PATIENCE: Duration = Duration::from_millis(1000);
 
-/// How long a leader may take to answer: what it is asked for may lie in a bucket.
+/// How long a leader may take to answer: what it is asked for may lie in a bucket. So may an admin endpoint: its answer is
+/// mostly asked for once, and the machine may stand still for seconds.
 const ANSWER: Duration = Duration::from_secs(12);
 
 /// What the first node that answers knows of a topic.
@@ -33,7 +34,7 @@ pub fn leader(nodes: &[SocketAddr], topic: &str, partition: i32) -> Option<RawCl
 /// The status and body that a node's admin endpoint answers for a path.
 pub fn admin(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_read_timeout(Some(ANSWER)).ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();

@@ -24,7 +24,7 @@ const BYTES_MAX: i32 = 1 << 20;
 /// Answers of a replica that cannot serve just now: UNKNOWN_TOPIC_OR_PARTITION (it has not heard of the topic yet),
 /// LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, KAFKA_STORAGE_ERROR, UNKNOWN_LEADER_EPOCH, OFFSET_NOT_AVAILABLE.
 /// OFFSET_OUT_OF_RANGE is not among them: a consumer that hears it begins again somewhere else.
-const LATER: [i16; 6] = [3, 5, 6, 56, 75, 78];
+pub const LATER: [i16; 6] = [3, 5, 6, 56, 75, 78];
 
 /// Readers that run.
 pub struct Watcher {

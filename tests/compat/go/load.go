@@ -193,7 +193,7 @@ func groupOf(topic string) string { return topic + "-group" }
 
 // listed asks again while a leader is being elected: the admin client tells a partition's error and leaves it at that.
 func listed(what string, ask func() (kadm.ListedOffsets, error)) kadm.ListedOffsets {
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(wait); ; time.Sleep(200 * time.Millisecond) {
 		offsets, err := ask()
 		if err == nil {
 			err = offsets.Error()
@@ -201,6 +201,20 @@ func listed(what string, ask func() (kadm.ListedOffsets, error)) kadm.ListedOffs
 		if err == nil || time.Now().After(deadline) {
 			must(err, what)
 			return offsets
+		}
+	}
+}
+
+// committedOffsets asks again while the group's coordinator is being elected.
+func committedOffsets(adm *kadm.Client, topic string) kadm.OffsetResponses {
+	for deadline := time.Now().Add(wait); ; time.Sleep(200 * time.Millisecond) {
+		committed, err := adm.FetchOffsets(within(), groupOf(topic))
+		if err == nil {
+			err = committed.Error()
+		}
+		if err == nil || time.Now().After(deadline) {
+			must(err, "reading the committed offsets")
+			return committed
 		}
 	}
 }
@@ -215,9 +229,7 @@ func readLog(topic string) {
 	ends := listed("listing end offsets", func() (kadm.ListedOffsets, error) {
 		return adm.ListEndOffsets(within(), topic)
 	})
-	committed, err := adm.FetchOffsets(within(), groupOf(topic))
-	must(err, "reading the committed offsets")
-	must(committed.Error(), "reading the committed offsets")
+	committed := committedOffsets(adm, topic)
 	adm.Close()
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
@@ -232,7 +244,7 @@ func readLog(topic string) {
 			left[o.Partition] = o.Offset
 		}
 	})
-	ctx, enough := context.WithTimeout(context.Background(), 4*wait)
+	ctx, enough := context.WithTimeout(context.Background(), 240*time.Second)
 	defer enough()
 	if len(left) == 0 {
 		return

@@ -23,7 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-const wait = 30 * time.Second
+const wait = 90 * time.Second
 
 var bootstrap string
 

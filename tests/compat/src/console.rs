@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::kafka::{java, short_lived};
 use crate::program::{Report, run};
 
-const TIMEOUT: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A tool, by the name of its script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

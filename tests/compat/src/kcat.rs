@@ -8,7 +8,7 @@ use crate::program::{Report, run};
 use crate::raw::crc32;
 use crate::workspace;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Offset, timestamp, lengths of key and value (-1: null), headers, then key and value as they are.
 const FORMAT: &str = "%o %T %K %S [%h]\\n%k%s\\n";
 

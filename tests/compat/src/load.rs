@@ -200,7 +200,7 @@ impl Load {
             drop(consumer.signal(Signal::TERM));
         }
         for (consumer, _) in &mut self.consumers {
-            settled(consumer, Duration::from_secs(30))?;
+            settled(consumer, Duration::from_secs(60))?;
         }
         let mut history = History::default();
         let mut add = |name: &str, text: &str| history.add_lines(name, text).map_err(|e| e.to_string());
@@ -214,7 +214,8 @@ impl Load {
             if let Some(rack) = rack {
                 command.env("MERIDIAN_TEST_RACK", rack);
             }
-            let timeout = Duration::from_secs(150);
+            // Longer than it waits itself, so that it says what it misses.
+            let timeout = Duration::from_secs(360);
             let command = behind(&self.place, command);
             crate::program::run(&name, command, &self.directory, None, timeout)?;
             add(&name, &read(&self.directory.join(format!("{name}.out")))?)?;
@@ -246,12 +247,12 @@ fn read(path: &Path) -> Result<String, String> {
 
 /// Creates a topic, and waits until every partition has a leader that answers.
 ///
-/// `bootstrap`: `IP:PORT,..`. Errors: it is refused, or does not answer for 30 s.
+/// `bootstrap`: `IP:PORT,..`. Errors: it is refused, or does not answer for a minute.
 pub fn create_topic(bootstrap: &str, topic: &str, partitions: u32, replicas: u16) -> Result<(), String> {
     let count = i32::try_from(partitions).map_err(|_| "too many partitions")?;
     let replicas = i16::try_from(replicas).map_err(|_| "too many replicas")?;
     let mut last = "nobody listens".to_owned();
-    let created = wait_for(Duration::from_secs(30), || {
+    let created = wait_for(Duration::from_secs(60), || {
         let mut client = connect_any(bootstrap)?;
         match client.create_replicated_topic(topic, count, replicas, &[("retention.ms", "-1")]) {
             // 36: an attempt before this one was not in vain.
@@ -264,7 +265,7 @@ pub fn create_topic(bootstrap: &str, topic: &str, partitions: u32, replicas: u16
         None
     });
     created.ok_or_else(|| format!("topic {topic} cannot be created: {last}"))?;
-    wait_for(Duration::from_secs(30), || {
+    wait_for(Duration::from_secs(60), || {
         let metadata = connect_any(bootstrap)?.metadata(topic).ok()?;
         (metadata.has_leaders(partitions as usize) && all_answer(&metadata, topic)).then_some(())
     })

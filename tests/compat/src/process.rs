@@ -220,12 +220,12 @@ mod tests {
         let started = Instant::now();
         let error = output_within(Command::new("sleep").arg("60"), Duration::from_millis(50)).unwrap_err();
         assert!(error.contains("did not end within"), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(started.elapsed() < Duration::from_secs(50));
     }
 
     #[test]
     fn what_a_tool_prints_is_given_with_its_status() {
-        let timeout = Duration::from_secs(10);
+        let timeout = Duration::from_secs(60);
         let output = output_within(Command::new("sh").args(["-c", "echo out; exit 3"]), timeout).unwrap();
         assert_eq!(
             (output.stdout.as_slice(), output.status.code()),

@@ -12,6 +12,9 @@ use crate::kafka::{self, KafkaOptions};
 use crate::process::{Process, behind, tail, wait_for};
 use crate::workspace;
 
+/// How often a new Kafka is started before it is given up.
+const KAFKA_STARTS_MAX: u32 = 3;
+
 /// What to start, and how.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -35,12 +38,12 @@ enum Kind {
 impl ServerOptions {
     /// `meridian serve` from the binary under test.
     pub fn meridian() -> Self {
-        Self::of(Kind::Meridian, Duration::from_secs(20))
+        Self::of(Kind::Meridian, Duration::from_secs(60))
     }
 
     /// A real single-broker Apache Kafka 4.3 (KRaft), from the jars that `setup.sh java` fetched.
     pub fn kafka(options: KafkaOptions) -> Self {
-        Self::of(Kind::Kafka(options), Duration::from_secs(90))
+        Self::of(Kind::Kafka(options), Duration::from_secs(120))
     }
 
     /// What the environment asks for: `MERIDIAN_TEST_BOOTSTRAP=HOST:PORT` (a running server),
@@ -155,8 +158,13 @@ impl Server {
     /// As [`Server::start`], with the reason as an error.
     pub fn try_start(name: &str, options: ServerOptions) -> Result<Self, String> {
         let mut server = Self::new(name, options);
-        server.try_start_again()?;
-        Ok(server)
+        let mut started = server.try_start_again();
+        // Kafka must be told its ports: those that were free before it was started may be taken by now.
+        while started.is_err() && server.is_kafka() && server.starts < KAFKA_STARTS_MAX {
+            server.kafka_address = server.options.kafka_address;
+            started = server.try_start_again();
+        }
+        started.map(|()| server)
     }
 
     /// A server that does not run yet: [`Server::launch`] or [`Server::try_start_again`] start it.

@@ -11,10 +11,10 @@ use crate::raw::RawClient;
 use crate::server::Server;
 
 /// How long a client program may take for all that it does.
-const PROGRAM_TIMEOUT: Duration = Duration::from_secs(300);
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// How long a topic may be without a leader after its creation.
-const LEADERLESS: Duration = Duration::from_secs(30);
+const LEADERLESS: Duration = Duration::from_secs(60);
 
 /// Servers that act as one.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ impl Site {
     /// A connection to the leader of a partition.
     ///
     /// # Panics
-    /// When it has none for 30 s.
+    /// When it has none for a minute.
     pub fn connect_to_leader(&self, topic: &str, partition: i32) -> RawClient {
         let find = || {
             let metadata = self.connect().metadata(topic).ok()?;

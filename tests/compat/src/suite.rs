@@ -23,7 +23,7 @@ const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 const RECORDS: usize = 24;
 
 /// How long another node may take until it knows a new topic.
-const KNOWN: Duration = Duration::from_secs(5);
+const KNOWN: Duration = Duration::from_secs(30);
 
 /// Answers that make a client look at the metadata again: UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE,
 /// NOT_LEADER_OR_FOLLOWER.

@@ -31,7 +31,7 @@ fn meridian(arguments: &[&str]) -> String {
         .args(arguments)
         .env_remove("MERIDIAN_SERVER")
         .env_remove("MERIDIAN_BUCKET");
-    let report = program::run("meridian", command, directory, None, Duration::from_secs(120));
+    let report = program::run("meridian", command, directory, None, Duration::from_secs(300));
     report
         .unwrap_or_else(|message| panic!("{message}"))
         .lines
@@ -125,7 +125,7 @@ fn node(name: &str, bucket: &Path) -> Server {
 
 /// Waits until the bucket has so many records of `parts`.
 fn wait_for_bucket(bucket: &str, count: u64) {
-    wait_for(Duration::from_secs(60), || {
+    wait_for(Duration::from_secs(180), || {
         let mut list = Command::new(workspace::meridian_binary().ok()?);
         list.args(["tier", "list", "--output", "json", "--bucket", bucket]);
         let output = output_within(&mut list, Duration::from_secs(30)).ok()?;
@@ -229,7 +229,7 @@ fn assert_repartitioned_only_when_told(bucket: &str, from: &str, theirs: &Site) 
     ];
     let mut refused = Command::new(workspace::meridian_binary().expect("it is built"));
     refused.args(replay);
-    let output = output_within(&mut refused, Duration::from_secs(60)).expect("it ends");
+    let output = output_within(&mut refused, Duration::from_secs(180)).expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.code() == Some(1) && said.contains("--repartition"),

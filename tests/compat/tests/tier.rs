@@ -17,11 +17,11 @@ fn on_bucket(name: &str, bucket: &BucketAddress, programs: &[Program]) {
     let mut server = Server::start(&format!("tier-{name}"), options);
     suite::every_client_reads_what_only_the_bucket_has(&Site::of(&server), programs);
     server
-        .stop(Duration::from_secs(30))
+        .stop(Duration::from_secs(90))
         .expect("it ends when it is told");
     let mut verify = Command::new(workspace::meridian_binary().expect("it was just run"));
     verify.args(["tier", "verify"]).args(bucket.arguments());
-    let output = output_within(&mut verify, Duration::from_secs(60)).expect("it ends");
+    let output = output_within(&mut verify, Duration::from_secs(180)).expect("it ends");
     let said = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -67,7 +67,7 @@ fn refused(name: &str, bucket: &BucketAddress) -> String {
     for setting in bucket.settings() {
         serve.args(["--set", &setting]);
     }
-    let output = output_within(&mut serve, Duration::from_secs(60))
+    let output = output_within(&mut serve, Duration::from_secs(180))
         .unwrap_or_else(|error| panic!("it serves on a store that cannot be trusted: {error}"));
     assert!(
         !output.status.success(),

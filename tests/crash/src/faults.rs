@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use meridian_compat::image::{Backing, Image};
 use meridian_compat::load::create_topic;
+use meridian_compat::process::wait_for;
 use meridian_compat::raw::{RawClient, batches, plain_batch};
 use meridian_compat::{Random, Server, ServerOptions, workspace};
 
@@ -42,6 +43,9 @@ pub enum Refusal {
     /// It closed the connection, or ended.
     Closed,
 }
+
+/// How long a server that refuses connections may take until its process is gone.
+const ENDED: Duration = Duration::from_secs(30);
 
 const TOPIC: &str = "crash";
 const BATCH_BYTES: usize = 256 << 10;
@@ -187,7 +191,7 @@ fn repair(
     server
         .try_start_again()
         .map_err(|e| format!("on the repaired disk: {e}"))?;
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match produce(server, next)? {
             Ok(_) => return Ok(true),
@@ -209,7 +213,10 @@ fn produce(server: &mut Server, number: u64) -> Result<Result<i64, Refusal>, Str
         .map_err(|_| "the address is not IP:PORT")?;
     let mut client = match RawClient::connect(address) {
         Ok(client) => client,
-        Err(_) if !server.is_alive() => return Ok(Err(Refusal::Closed)),
+        // One that is ending takes no more connections a while before it is gone.
+        Err(_) if wait_for(ENDED, || (!server.is_alive()).then_some(())).is_some() => {
+            return Ok(Err(Refusal::Closed));
+        }
         Err(e) => return Err(format!("cannot connect to a server that runs: {e}")),
     };
     let mut value = number.to_be_bytes().to_vec();

@@ -31,8 +31,12 @@ const PRODUCERS: u32 = 100;
 /// Who writes in a region, and, one further, who reads there.
 const PROGRAMS: [Program; 3] = [Program::Franz, Program::Confluent, Program::Java];
 
-/// After the last fault, until nodes that have just started know the replicas of all regions: cards come every second.
+/// For so long nobody is given anything before the last readers start: until then those before them have read all, and
+/// nodes that have just started know the replicas of all regions: cards come every second.
 const SETTLED: Duration = Duration::from_secs(3);
+
+/// How long the readers may take to have read all once nobody writes.
+const READ: Duration = Duration::from_secs(90);
 
 /// The share of what is read in a region that must come from there. The rest are fetches at leaders before these have
 /// pointed the consumer to a replica in its rack.
@@ -121,7 +125,7 @@ impl Clients {
         for load in &mut self.loads {
             load.stop_sending()?;
         }
-        std::thread::sleep(SETTLED);
+        wait_quiet(regions)?;
         let mut history = History::default();
         history.add("probes", probes);
         for (region, (load, bootstrap)) in self.loads.into_iter().zip(&self.bootstraps).enumerate() {
@@ -147,6 +151,19 @@ impl Clients {
             )),
         }
     }
+}
+
+/// Waits until nobody has been given anything for a while: a reader that is behind would be taken for one that reads
+/// in another region.
+fn wait_quiet(regions: &Regions) -> Result<(), String> {
+    let mut last = Err("it was not asked".to_owned());
+    wait_for(READ, || {
+        let before = fetched(regions);
+        std::thread::sleep(SETTLED);
+        last = fetched(regions);
+        (before.is_ok() && before == last).then_some(())
+    })
+    .ok_or_else(|| format!("readers have not read all {READ:?} after the last write; bytes so far: {last:?}"))
 }
 
 /// Bytes of record batches that each region has given to consumers so far.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::Duration;
 
+use meridian_cluster::watcher::LATER;
 use meridian_compat::process::wait_for;
 use meridian_compat::raw::{RawClient, batches};
 use serde_json::Value;
@@ -13,7 +14,7 @@ use crate::clients::{GROUP, PARTITIONS, TOPIC};
 use crate::regions::Regions;
 
 /// How long the mirrors may take to hold everything once nobody writes.
-const CAUGHT_UP: Duration = Duration::from_secs(30);
+const CAUGHT_UP: Duration = Duration::from_secs(90);
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -150,37 +151,71 @@ fn verify(regions: &Regions) -> Result<u64, String> {
 
 /// The bytes of a partition, the same on every node. Errors: whose differ.
 fn equal_partition(nodes: &[SocketAddr], partition: i32) -> Result<Vec<u8>, String> {
+    let mut last = String::new();
+    wait_for(CAUGHT_UP, || match equal_now(nodes, partition) {
+        Ok(dumped) => Some(Ok(dumped)),
+        Err(Unequal::Differs(reason)) => Some(Err(reason)),
+        Err(Unequal::Behind(reason)) => {
+            last = reason;
+            sleep(LOOK);
+            None
+        }
+    })
+    .unwrap_or_else(|| Err(format!("{CAUGHT_UP:?} after the last write: {last}")))
+}
+
+/// Why a partition is not the same on every node.
+enum Unequal {
+    /// For good.
+    Differs(String),
+    /// A node lacks the end, or cannot tell just now: a follower learns a moment after its leader what is committed.
+    Behind(String),
+}
+
+fn equal_now(nodes: &[SocketAddr], partition: i32) -> Result<Vec<u8>, Unequal> {
     let mut first: Option<Vec<u8>> = None;
     for node in nodes {
-        let dumped =
-            dump(*node, partition).map_err(|e| format!("partition {partition} of node {node}: {e}"))?;
+        let named = |e: String| format!("partition {partition} of node {node}: {e}");
+        let dumped = dump(*node, partition).map_err(|e| match e {
+            Unequal::Differs(e) => Unequal::Differs(named(e)),
+            Unequal::Behind(e) => Unequal::Behind(named(e)),
+        })?;
         match &first {
             None => first = Some(dumped),
             Some(first) if *first == dumped => {}
             Some(first) => {
                 let differs = first.iter().zip(&dumped).position(|(one, other)| one != other);
-                return Err(format!(
+                let reason = format!(
                     "partition {partition}: {} has {} bytes, {node} has {}; the first that differs: {differs:?}",
                     nodes[0],
                     first.len(),
                     dumped.len()
-                ));
+                );
+                return Err(match differs {
+                    Some(_) => Unequal::Differs(reason),
+                    None => Unequal::Behind(reason),
+                });
             }
         }
     }
-    first.ok_or_else(|| "there are no nodes".to_owned())
+    first.ok_or_else(|| Unequal::Differs("there are no nodes".to_owned()))
 }
 
 /// All batches that a node, leader or not, gives of a partition, up to its high watermark.
-fn dump(node: SocketAddr, partition: i32) -> Result<Vec<u8>, String> {
-    let mut client = RawClient::connect(node).map_err(|e| e.to_string())?;
+fn dump(node: SocketAddr, partition: i32) -> Result<Vec<u8>, Unequal> {
+    let later = |e: std::io::Error| Unequal::Behind(e.to_string());
+    let mut client = RawClient::connect(node).map_err(later)?;
     let (mut dumped, mut next) = (Vec::new(), 0);
     loop {
         let answer = client
             .fetch_from_any(TOPIC, partition, next, BYTES_MAX)
-            .map_err(|e| e.to_string())?;
+            .map_err(later)?;
         if answer.error != 0 {
-            return Err(format!("error {} at offset {next}", answer.error));
+            let reason = format!("error {} at offset {next}", answer.error);
+            return Err(match LATER.contains(&answer.error) {
+                true => Unequal::Behind(reason),
+                false => Unequal::Differs(reason),
+            });
         }
         if next >= answer.high_watermark {
             return Ok(dumped);
@@ -188,16 +223,16 @@ fn dump(node: SocketAddr, partition: i32) -> Result<Vec<u8>, String> {
         let mut end = 0;
         for batch in batches(&answer.records) {
             if batch.base_offset != next || !batch.crc_holds {
-                return Err(format!("at offset {next} comes {batch:?}"));
+                return Err(Unequal::Differs(format!("at offset {next} comes {batch:?}")));
             }
             next = batch.base_offset + i64::from(batch.record_count);
             end += batch_bytes(&answer.records[end..]);
         }
         if end == 0 {
-            return Err(format!(
+            return Err(Unequal::Differs(format!(
                 "nothing comes at offset {next}, below the high watermark {}",
                 answer.high_watermark
-            ));
+            )));
         }
         dumped.extend_from_slice(&answer.records[..end]);
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use meridian_checker::Report;
 use meridian_cluster::rounds::RunError;
 use meridian_compat::Random;
+use meridian_compat::process::wait_for;
 use serde_json::Value;
 
 use crate::check::failed;
@@ -20,7 +21,10 @@ use crate::switchovers::another;
 const TIMEOUT: &str = "4s";
 
 /// How long a switchover may be repeated until it is done.
-const REPEATED: Duration = Duration::from_secs(60);
+const REPEATED: Duration = Duration::from_secs(120);
+
+/// How long a region may take until some shard, or its controller, has a leader again.
+const LED: Duration = Duration::from_secs(60);
 
 /// What happens in the middle of a switchover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -218,15 +222,18 @@ pub(crate) fn a_leader(
     region: usize,
     is_controller: bool,
 ) -> Result<(usize, usize), String> {
-    let leaders: Vec<u64> = regions
-        .leaders(region)?
-        .into_iter()
-        .filter(|(shard, _)| (*shard == "controller") == is_controller)
-        .map(|(_, node)| node)
-        .collect();
-    if leaders.is_empty() {
-        return Err(format!("nobody leads in {}", regions.name(region)));
-    }
+    let mut last = String::new();
+    // The blow before this one may still be felt.
+    let leaders = wait_for(LED, || {
+        let told = regions.leaders(region).map_err(|e| last = e).ok()?;
+        let leaders: Vec<u64> = told
+            .into_iter()
+            .filter(|(shard, _)| (*shard == "controller") == is_controller)
+            .map(|(_, node)| node)
+            .collect();
+        (!leaders.is_empty()).then_some(leaders)
+    });
+    let leaders = leaders.ok_or_else(|| format!("nobody leads in {}: {last}", regions.name(region)))?;
     let leader = leaders[random.within(0..leaders.len() as u64) as usize];
     let node = regions.clusters[region]
         .place(leader)

@@ -36,7 +36,7 @@ async fn a_waiting_fetch_is_woken_by_a_produce_and_else_by_its_time() {
     broker.create_topic("t", 2, &[]).await;
     let mut consumer = broker.client().await;
     let waiting = FetchRequest {
-        max_wait_ms: 5_000,
+        max_wait_ms: 50_000,
         ..fetch("t", 1, 0)
     };
     let id = consumer.send(&waiting, 12).await;
@@ -44,7 +44,7 @@ async fn a_waiting_fetch_is_woken_by_a_produce_and_else_by_its_time() {
     let begun = Instant::now();
     broker.client().await.produce("t", 1, batch(NOW_MS, &["x"])).await;
     let response = consumer.receive::<FetchRequest>(12, id).await;
-    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(begun.elapsed() < Duration::from_secs(30));
     assert_eq!(bases(response.responses[0].partitions[0].records.segments()), [0]);
 
     let begun = Instant::now();
@@ -65,7 +65,7 @@ async fn a_fetch_waits_for_min_bytes_over_all_partitions() {
     let mut consumer = broker.client().await;
     let size = batch(NOW_MS, &["x"]).len() as i32;
     let mut waiting = FetchRequest {
-        max_wait_ms: 5_000,
+        max_wait_ms: 50_000,
         min_bytes: size * 3,
         ..fetch("t", 0, 0)
     };

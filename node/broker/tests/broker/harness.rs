@@ -25,7 +25,11 @@ use meridian_wire::{
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// How long anything may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node's worth of broker.
 pub(crate) struct TestBroker {
@@ -99,7 +103,7 @@ impl TestBroker {
         let region_settings = RegionSettings {
             shards: 4,
             journal_bytes_max: 64 << 20,
-            start_timeout: Duration::from_secs(20),
+            start_timeout: PATIENCE,
             ..settings
         };
         let parts = RegionParts {
@@ -192,6 +196,15 @@ impl TestBroker {
         family.get_metric().iter().map(value).sum()
     }
 
+    /// Waits until a metric has a value.
+    pub(crate) async fn until_metric(&self, name: &str, value: f64) {
+        let started = Instant::now();
+        while self.metric(name) != value {
+            assert!(started.elapsed() < PATIENCE, "{name} is {}", self.metric(name));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub(crate) fn begin_shutdown(&self) {
         self.shutdown.cancel();
     }
@@ -246,8 +259,8 @@ impl Client {
     /// The next frame; `None` when the broker has closed the connection.
     pub(crate) async fn frame(&mut self) -> Option<BytesMut> {
         let mut prefix = [0; 4];
-        let read = tokio::time::timeout(Duration::from_secs(10), self.stream.read_exact(&mut prefix));
-        match read.await.expect("within ten seconds") {
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_exact(&mut prefix));
+        match read.await.expect("in time") {
             Ok(_) => {}
             Err(error) if is_end(&error) => return None,
             Err(error) => panic!("{error}"),

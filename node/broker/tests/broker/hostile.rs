@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use crate::harness::{TestBroker, batch, fetch, produce};
+use crate::harness::{PATIENCE, TestBroker, batch, fetch, produce};
 use meridian_wire::join_group::JoinGroupRequestProtocol;
 use meridian_wire::metadata::MetadataRequestTopic;
 use meridian_wire::offset_fetch::OffsetFetchRequestGroup;
 use meridian_wire::{
-    ApiVersionsRequest, ErrorCode, FetchRequest, JoinGroupRequest, MetadataRequest, OffsetFetchRequest,
-    ProduceRequest,
+    ApiVersionsRequest, DescribeGroupsRequest, ErrorCode, FetchRequest, JoinGroupRequest, MetadataRequest,
+    OffsetFetchRequest, ProduceRequest,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const NOW_MS: i64 = 1_700_000_000_000;
+/// Version 0 of a question that everybody may ask.
+const API_VERSIONS: &[u8] = &[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
 
 #[tokio::test]
 async fn garbage_closes_its_own_connection_only() {
@@ -59,7 +61,7 @@ async fn random_bytes_after_a_true_header_never_harm() {
             client.stream.shutdown().await.unwrap();
             let mut rest = Vec::new();
             // Answered or closed, but not left hanging.
-            let end = tokio::time::timeout(Duration::from_secs(5), client.stream.read_to_end(&mut rest));
+            let end = tokio::time::timeout(Duration::from_secs(20), client.stream.read_to_end(&mut rest));
             let _ = end.await.expect("the connection ends");
         }
     }
@@ -100,11 +102,12 @@ async fn a_client_that_never_reads_is_cut_off_and_its_memory_comes_back() {
     let mut waited = 0;
     while broker.metric("meridian_connections") > 1.0 {
         waited += 1;
-        assert!(waited < 100, "the stuck client is still connected");
+        assert!(waited < 1200, "the stuck client is still connected");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert_eq!(broker.metric("meridian_response_in_flight_bytes"), 0.0);
+    broker
+        .until_metric("meridian_response_in_flight_bytes", 0.0)
+        .await;
     drop(stuck);
     broker.stop().await;
 }
@@ -124,12 +127,12 @@ async fn a_frame_that_stops_half_way_is_cut_off() {
 
 #[tokio::test]
 async fn idle_connections_are_closed_but_not_those_that_wait_for_an_answer() {
-    let broker = TestBroker::with(|settings| settings.limits.idle_timeout = Duration::from_millis(100)).await;
+    let broker = TestBroker::with(|settings| settings.limits.idle_timeout = Duration::from_secs(2)).await;
     broker.create_topic("t", 1, &[]).await;
     let mut idle = broker.client().await;
     let mut waiting = broker.client().await;
     let request = FetchRequest {
-        max_wait_ms: 500,
+        max_wait_ms: 5000,
         ..fetch("t", 0, 0)
     };
     let id = waiting.send(&request, 12).await;
@@ -147,12 +150,17 @@ async fn connections_above_the_limit_are_closed_at_once() {
     second.call(&ApiVersionsRequest::default(), 0).await;
     assert!(broker.client().await.frame().await.is_none());
     drop(first);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    broker
-        .client()
-        .await
-        .call(&ApiVersionsRequest::default(), 0)
-        .await;
+    // The broker notices a moment later.
+    let started = tokio::time::Instant::now();
+    loop {
+        let mut client = broker.client().await;
+        client.stream.write_all(API_VERSIONS).await.unwrap();
+        if client.frame().await.is_some() {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "there is no room for another");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     broker.stop().await;
 }
 
@@ -198,7 +206,7 @@ async fn a_shutdown_wakes_waiting_fetches_and_closes_everything() {
     };
     let id = waiting.send(&request, 12).await;
     idle.call(&ApiVersionsRequest::default(), 0).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    broker.until_metric("meridian_fetches_waiting", 1.0).await;
     broker.begin_shutdown();
     let answer = waiting.receive::<FetchRequest>(12, id).await;
     assert_eq!(
@@ -224,11 +232,9 @@ async fn a_peer_that_is_gone_ends_its_waiting_fetch() {
             12,
         )
         .await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(broker.metric("meridian_fetches_waiting"), 1.0);
+    broker.until_metric("meridian_fetches_waiting", 1.0).await;
     drop(waiting);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(broker.metric("meridian_fetches_waiting"), 0.0);
+    broker.until_metric("meridian_fetches_waiting", 0.0).await;
     broker.stop().await;
 }
 
@@ -305,11 +311,21 @@ async fn a_broker_that_stops_releases_waiting_group_members() {
         ..Default::default()
     };
     let id = client.send(&join, 3).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let describe = DescribeGroupsRequest {
+        groups: vec!["g".into()],
+        ..Default::default()
+    };
+    let mut other = broker.client().await;
+    let mut waited = 0;
+    while &*other.call(&describe, 5).await.groups[0].group_state != "PreparingRebalance" {
+        waited += 1;
+        assert!(waited < 6000, "nobody waits");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let begun = tokio::time::Instant::now();
     broker.begin_shutdown();
     let answer = client.receive::<JoinGroupRequest>(3, id).await;
     assert_eq!(answer.error_code, ErrorCode::CoordinatorNotAvailable.code());
     broker.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(30));
 }

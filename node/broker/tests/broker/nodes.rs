@@ -18,14 +18,12 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::Client;
+use crate::harness::{Client, PATIENCE};
 
 const SHARDS: u32 = 4;
 /// What every node takes for the time.
 pub(crate) const NOW_MS: i64 = 1_700_000_000_000;
 const PEER_PORT: u16 = 9190;
-/// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A region, and its brokers by node id from 1 on. Node `n` is in rack `rack-n`.
 pub(crate) struct Nodes {
@@ -146,9 +144,14 @@ impl Nodes {
                 .all(|node| node.region.leader_of(shard) == Some(leader));
             (leads && all).then_some(leader.0)
         };
-        self.until("all agree on a leader", |nodes| agreed(nodes).is_some())
-            .await;
-        agreed(self).unwrap_or_else(|| panic!("the leader of shard {shard} has just changed"))
+        let started = Instant::now();
+        loop {
+            if let Some(leader) = agreed(self) {
+                return leader;
+            }
+            assert!(started.elapsed() < PATIENCE, "nobody leads shard {shard}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until something is so.
@@ -222,7 +225,7 @@ fn begin(
         shards: SHARDS,
         rack: Some(format!("rack-{id}")),
         dead_after: Duration::from_secs(3600),
-        start_timeout: Duration::from_secs(10),
+        start_timeout: PATIENCE,
         ..RegionSettings::new(PeerSettings::new(NodeId(id), Uuid::from_u128(id.into()), "test"))
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -13,11 +13,14 @@ use meridian_wire::fetch::PartitionData;
 use meridian_wire::{DescribeMirrorRequest, ErrorCode, ThrottleLinkRequest};
 use tokio::time::Instant;
 
-use crate::harness::{Client, TestBroker, batch};
-use crate::mirror::{EAST, NOW_MS, PATIENCE, WEST, agreed, fetch_at, partition_of, regions};
+use crate::harness::{Client, PATIENCE, TestBroker, batch};
+use crate::mirror::{EAST, NOW_MS, WEST, agreed, fetch_at, partition_of, regions};
 
 /// So little that after one frame nothing passes for the time of a test.
 const NEXT_TO_NOTHING: Option<u64> = Some(1);
+
+/// Long enough for a frame to leave also on a busy machine, so that what is written after it is not in it.
+const FRAME_PAUSE: Duration = Duration::from_millis(700);
 
 /// Keeps everything from east, or lets it go on.
 fn hold_back(west: &TestBroker, is_held: bool) {
@@ -89,20 +92,14 @@ async fn a_mirror_whose_copy_is_older_than_the_bound_sends_its_readers_to_the_ow
     }
 
     hold_back(&west, true);
-    let held = Instant::now();
     // One frame may still pass; what follows it does not.
     for value in ["b", "c", "d"] {
         for topic in ["t", "u"] {
             write(&mut at_west, topic, value).await;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(FRAME_PAUSE).await;
     }
     let sent_back = until("east sends to west", &east, ("t", 0, epoch), names(WEST)).await;
-    assert!(
-        held.elapsed() > Duration::from_millis(1500),
-        "the copy was fresh enough: {:?}",
-        held.elapsed()
-    );
     assert_eq!((sent_back.error_code, sent_back.records.bytes()), (0, 0));
     assert!(east.metric("meridian_fetch_stale_redirects_total") >= 1.0);
     assert!(
@@ -215,11 +212,11 @@ async fn who_has_written_something_finds_it_where_a_mirror_is_read() {
     let mut last = first;
     for value in ["second", "third", "fourth"] {
         last = written(&producer, value).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(FRAME_PAUSE).await;
     }
     // The mirror is read, does not have it, and the error says how far it is.
     let at_east = cluster(&east).await;
-    let limit = Duration::from_secs(1);
+    let limit = Duration::from_secs(4);
     let mut impatient = consumer_after(&at_east, "region-1", last, limit).await;
     let error = impatient.next().await.expect_err("nothing of it is read");
     let ConsumeError::NotYet {
@@ -292,9 +289,8 @@ async fn both_directions_of_a_link_are_limited_while_it_runs() {
         for _ in 0..3 {
             write(&mut at_west, "t", "x").await;
             written += 1;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(FRAME_PAUSE).await;
         }
-        tokio::time::sleep(Duration::from_millis(700)).await;
         let held = look(&east, "t", 0, epoch).await;
         assert!(
             held.high_watermark < written,

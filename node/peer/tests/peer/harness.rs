@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) const SHARD: ShardId = ShardId(3);
+
+/// How long anything may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kinds of calls that [`Answers`] knows.
 pub(crate) const ECHO: u16 = 0x0201;
@@ -125,8 +128,13 @@ pub(crate) fn settings(node: u32) -> PeerSettings {
     }
 }
 
+/// Places so far.
+static PLACES: AtomicU16 = AtomicU16::new(0);
+
+/// An address that nobody else in this process uses: no other test takes the port of a node that is away.
 pub(crate) fn loopback() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 0))
+    let [high, low] = PLACES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    SocketAddr::from(([127, 2, high, low], 0))
 }
 
 impl TestNode {
@@ -181,7 +189,7 @@ impl TestNode {
                 links.changed().await.expect("peers live");
             }
         };
-        timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| {
+        timeout(PATIENCE, wait).await.unwrap_or_else(|_| {
             panic!(
                 "the link stays {:?}: {:?}",
                 self.peers.link(node),
@@ -206,12 +214,12 @@ impl TestNode {
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(10), "never: {what}");
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
         sleep(Duration::from_millis(2)).await;
     }
 }
 
 /// Nothing in these tests may hang.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.expect("in time")
+    timeout(PATIENCE, future).await.expect("in time")
 }

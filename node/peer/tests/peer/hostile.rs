@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{ECHO, RELEASE, SHARD, TestNode, body, soon, until};
+use crate::harness::{ECHO, PATIENCE, RELEASE, SHARD, TestNode, body, soon, until};
 
 /// A connection whose bytes the test writes itself, by `docs/formats/peer.md`.
 pub(crate) struct Raw {
@@ -183,7 +183,7 @@ async fn at_most_a_kibibyte_is_read_before_a_side_is_let_in() {
     let reason = raw.rejection().await;
     assert!(reason.contains("a greeting of 65545 bytes"), "{reason}");
     let mut flood = Raw::connect(two.at).await;
-    let wrote = timeout(Duration::from_secs(5), async {
+    let wrote = timeout(PATIENCE, async {
         // The sockets' buffers take some megabytes; then writing fails, as nobody reads.
         for _ in 0..1000 {
             if flood.stream.write_all(&[b'x'; 64 << 10]).await.is_err() {
@@ -274,7 +274,7 @@ async fn garbage_from_the_side_that_was_dialled_only_ends_the_attempt() {
                 }
             }
         };
-        if timeout(Duration::from_secs(10), hit).await.is_err() {
+        if timeout(PATIENCE, hit).await.is_err() {
             panic!("expected `{expected}`: {:?}", one.peers.stats());
         }
     }

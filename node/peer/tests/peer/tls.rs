@@ -1,5 +1,6 @@
 //! Mutual TLS.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use meridian_net::TcpNet;
 use meridian_peer::{AddressError, DialError, Lane, LinkState, PeerSettings, PeerTls, TlsError};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-use crate::harness::{ECHO, SHARD, TestNode, loopback, settings};
+use crate::harness::{ECHO, SHARD, TestNode, settings};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -43,12 +44,17 @@ impl Authority {
     }
 }
 
+/// The host that certificates here name.
+fn named() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
 async fn start(node: u32, tls: Option<PeerTls>) -> TestNode {
     let settings = PeerSettings {
         tls,
         ..settings(node)
     };
-    TestNode::start_with(settings, Arc::new(TcpNet), loopback()).await
+    TestNode::start_with(settings, Arc::new(TcpNet), named()).await
 }
 
 /// Why node `from` cannot ask node `to`.
@@ -90,8 +96,8 @@ fn a_connection_under_tls_moves_to_the_runtime_of_its_lane() {
         ..settings(node)
     };
     main.block_on(async {
-        let one = TestNode::start_with(settings(1), Arc::new(TcpNet), loopback()).await;
-        let two = TestNode::start_with(settings(2), Arc::new(TcpNet), loopback()).await;
+        let one = TestNode::start_with(settings(1), Arc::new(TcpNet), named()).await;
+        let two = TestNode::start_with(settings(2), Arc::new(TcpNet), named()).await;
         one.connect(&two).await;
         for lane in Lane::ALL {
             let part = vec![Bytes::from(vec![7; 1 << 20])];

@@ -19,7 +19,10 @@ fn a_replica_of_idle_shards_gives_back_what_a_deleted_topic_held() {
         cluster.append(Partition { topic, index }, &value);
     }
     let held = |cluster: &Cluster| cluster.journal_bytes(3);
-    assert!(held(&cluster) > BUDGET_BYTES, "{} bytes", held(&cluster));
+    // The others commit without it, so it may be behind.
+    cluster.until("the journal is over its budget", |cluster| {
+        held(cluster) > BUDGET_BYTES
+    });
     let delete = ControlCommand::DeleteTopics {
         topics: vec![topic],
         now: TimestampMs(1_000_000),

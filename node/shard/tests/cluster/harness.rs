@@ -11,7 +11,8 @@ use meridian_controller::HostPort as FactHostPort;
 use meridian_journal::{Disk, FaultyDisk, Journal, JournalSettings, RealDisk};
 use meridian_net::testing::MemoryNet;
 use meridian_shard::{
-    AppendError, HostPort, PeerSettings, ReadFrom, Region, RegionParts, RegionSettings, RegionStartError,
+    AppendError, HostPort, PeerSettings, ReadError, ReadFrom, Region, RegionParts, RegionSettings,
+    RegionStartError,
 };
 use meridian_types::{NodeId, Offset, Partition, ProducerId, ShardId, TimestampMs, TopicId, Uuid};
 use meridian_wire::batch::{BatchBuilder, BatchHeader, Compression};
@@ -24,7 +25,7 @@ use crate::support;
 pub(crate) const SHARDS: u32 = 4;
 
 /// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The port that every node listens on.
 const PORT: u16 = 9190;
@@ -101,7 +102,7 @@ impl Cluster {
             shards: SHARDS,
             maintenance_interval: Duration::from_millis(200),
             dead_after: Duration::from_secs(3600),
-            start_timeout: Duration::from_secs(5),
+            start_timeout: Duration::from_secs(30),
             ..RegionSettings::new(PeerSettings::new(NodeId(id), incarnation, "test"))
         }
     }
@@ -216,7 +217,7 @@ impl Cluster {
     pub(crate) fn stop(&mut self, id: u32) {
         let node = self.nodes.remove(&id).expect("it runs");
         self.runtime.block_on(async {
-            node.region.hand_over(Duration::from_secs(5)).await;
+            node.region.hand_over(Duration::from_secs(30)).await;
             node.region.shutdown().await;
         });
         end(node.runtime, &node.journal, node.writer);
@@ -289,12 +290,13 @@ impl Cluster {
 
     /// Waits until another one of three nodes leads a shard than `left`, which may not have noticed; says which.
     pub(crate) fn until_another_leads(&self, shard: ShardId, left: u32) -> u32 {
-        let next = |cluster: &Self| {
+        let next = std::cell::Cell::new(None);
+        self.until("the others elect another", |cluster| {
             let mut others = (1..=3).filter(|id| *id != left);
-            others.find(|id| cluster.region(*id).leader_epoch(shard).is_some())
-        };
-        self.until("the others elect another", |cluster| next(cluster).is_some());
-        next(self).expect("just seen")
+            next.set(others.find(|id| cluster.region(*id).leader_epoch(shard).is_some()));
+            next.get().is_some()
+        });
+        next.get().expect("just seen")
     }
 
     /// The node that all running nodes take for the leader of a shard, which agrees.
@@ -313,6 +315,16 @@ impl Cluster {
         (shard == ShardId::CONTROLLER || region.leader_epoch(shard).is_some()).then_some(leader.0)
     }
 
+    /// Waits until all running nodes agree on the leader of a shard: on a busy machine leaders step aside at any time.
+    pub(crate) fn until_leader(&self, shard: ShardId) -> u32 {
+        let leader = std::cell::Cell::new(None);
+        self.until("all agree on a leader", |cluster| {
+            leader.set(cluster.leader_of(shard));
+            leader.get().is_some()
+        });
+        leader.get().expect("just seen")
+    }
+
     pub(crate) fn until_led(&self) -> Duration {
         let all: Vec<_> = (0..SHARDS).map(ShardId).chain([ShardId::CONTROLLER]).collect();
         self.until("every shard has one leader that all know", |cluster| {
@@ -321,12 +333,17 @@ impl Cluster {
     }
 
     /// Appends one record at whoever leads, again and again until it is taken, as a client would. Returns its
-    /// offset; unknown fates may leave copies.
+    /// offset. Each record is of a producer of its own, so that one of unknown fate leaves no copy.
     pub(crate) fn append(&self, partition: Partition, value: &str) -> Offset {
-        self.append_batch(partition, &batch(value))
+        let producer = ProducerId(1_000_000 + self.random.fetch_add(1, Ordering::Relaxed));
+        let mut builder = BatchBuilder::new(Compression::None).with_producer(producer, 0, 0);
+        builder
+            .push(TimestampMs(1), None, Some(value.as_bytes()), &[])
+            .expect("it fits");
+        self.append_batch(partition, &builder.build().expect("a batch"))
     }
 
-    /// The same with any batch.
+    /// The same with any batch; without a producer unknown fates may leave copies.
     pub(crate) fn append_batch(&self, partition: Partition, batch: &Bytes) -> Offset {
         let started = Instant::now();
         loop {
@@ -441,19 +458,34 @@ async fn append_batch(region: &Region, partition: Partition, batch: &Bytes) -> R
     Ok(appended.await?.base_offset)
 }
 
+/// Everything of a partition. Begins anew where retention has moved on meanwhile, or the bucket did not answer in time.
 pub(crate) async fn values(region: &Region, partition: Partition, from: ReadFrom) -> Vec<(u64, String)> {
-    let mut values = Vec::new();
-    let mut next = region
-        .positions(partition, from)
-        .expect("served")
-        .log_start_offset;
+    let started = Instant::now();
     loop {
-        let read = region
-            .read(partition, next, 1 << 20, from)
-            .await
-            .expect("readable");
+        match try_values(region, partition, from).await {
+            Ok(values) => return values,
+            Err(
+                error @ (ReadError::NotHeld { .. }
+                | ReadError::OffsetOutOfRange { .. }
+                | ReadError::Unavailable { .. }),
+            ) => assert!(started.elapsed() < PATIENCE, "{partition}: {error}"),
+            Err(error) => panic!("{partition}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn try_values(
+    region: &Region,
+    partition: Partition,
+    from: ReadFrom,
+) -> Result<Vec<(u64, String)>, ReadError> {
+    let mut values = Vec::new();
+    let mut next = region.positions(partition, from)?.log_start_offset;
+    loop {
+        let read = region.read(partition, next, 1 << 20, from).await?;
         if read.bytes == 0 {
-            return values;
+            return Ok(values);
         }
         for mut piece in read.records {
             while !piece.is_empty() {

@@ -96,7 +96,7 @@ fn damage_that_a_reader_finds_is_repaired_from_the_others_on_a_follower_and_on_t
     }
     cluster.until_equal();
     let expected = cluster.values(1, partition, ReadFrom::Any);
-    let leader = cluster.leader_of(shard).expect("led");
+    let leader = cluster.until_leader(shard);
     let follower = (1..=3).find(|id| *id != leader).expect("there are three");
     for victim in [follower, leader] {
         rot(&cluster.disks[&victim], mark.as_bytes());
@@ -209,14 +209,16 @@ fn a_replica_that_was_away_for_long_catches_up_from_a_checkpoint() {
     for round in 0..300 {
         let offset = cluster.append(partition, &value);
         if round % 20 == 19 {
-            let leader = cluster.leader_of(shard).expect("led");
-            let deleted = cluster.region(leader).delete_records(partition, Some(offset));
-            cluster.wait(deleted).expect("the leader deletes");
+            cluster.until("the leader deletes", |cluster| {
+                let leader = cluster.until_leader(shard);
+                let deleted = cluster.region(leader).delete_records(partition, Some(offset));
+                cluster.wait(deleted).is_ok()
+            });
         }
     }
     let newest = cluster.append(partition, "newest");
     cluster.until("the log that node 3 has not seen is gone", |cluster| {
-        let leader = cluster.leader_of(shard).expect("led");
+        let leader = cluster.until_leader(shard);
         // Checkpoints want entries.
         cluster.append(partition, "tick");
         cluster.region(leader).usage().journal.oldest_file > 1

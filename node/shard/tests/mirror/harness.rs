@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,10 +10,11 @@ use meridian_controller::HostPort as FactHostPort;
 use meridian_journal::{Disk, FaultyDisk, Journal, JournalSettings, RealDisk};
 use meridian_net::testing::MemoryNet;
 use meridian_shard::{
-    AppendError, Appended, Bucket, GeoSettings, GeoTls, LinkSettings, OsNetwork, PeerSettings, ReadFrom,
-    Region, RegionParts, RegionSettings, ShardSettings, TierSettings,
+    AppendError, Appended, Bucket, GeoSettings, GeoTls, LinkSettings, OsNetwork, PeerSettings, ReadError,
+    ReadFrom, Region, RegionParts, RegionSettings, ShardSettings, TierSettings,
 };
 use meridian_tiered_storage::cold::{CacheSettings, ColdReader};
+use meridian_tiered_storage::merge::MergeSettings;
 use meridian_tiered_storage::store::Store;
 use meridian_types::{NodeId, Partition, ProducerId, RegionNumber, ShardId, TimestampMs, TopicId, Uuid};
 use meridian_wire::batch::{BatchBuilder, BatchHeader, Compression};
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 pub(crate) const SHARDS: u32 = 4;
 
 /// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A region that runs.
 pub(crate) struct Running {
@@ -36,6 +37,8 @@ pub(crate) struct Running {
 pub(crate) struct World {
     directories: BTreeMap<u16, tempfile::TempDir>,
     running: BTreeMap<u16, Running>,
+    /// Tells the addresses of this world from those of others in this process: nobody takes a port while a region is away.
+    place: u8,
     /// Where each region listens; kept over restarts, as others know it.
     addresses: BTreeMap<u16, String>,
     random: Arc<AtomicU64>,
@@ -51,11 +54,16 @@ pub(crate) struct World {
     file_bytes_of: BTreeMap<u16, u64>,
     /// Journals that lie on such a disk, and not on a real one.
     disks: BTreeMap<u16, FaultyDisk>,
+    /// When small extents in buckets are merged.
+    pub(crate) merge: MergeSettings,
     /// Pause between rounds of maintenance, whose commands are content.
     pub(crate) maintenance_interval: Duration,
     /// Most bytes per second that a region sends to another.
     pub(crate) send_bytes_per_second_max: Option<u64>,
 }
+
+/// Worlds so far.
+static WORLDS: AtomicU8 = AtomicU8::new(0);
 
 fn random_bits(from: &AtomicU64) -> u128 {
     let next = || {
@@ -70,6 +78,7 @@ impl World {
         Self {
             directories: BTreeMap::new(),
             running: BTreeMap::new(),
+            place: WORLDS.fetch_add(1, Ordering::Relaxed),
             addresses: BTreeMap::new(),
             random: Arc::new(AtomicU64::new(1)),
             buckets: BTreeSet::new(),
@@ -78,6 +87,7 @@ impl World {
             journal_bytes_of: BTreeMap::new(),
             file_bytes_of: BTreeMap::new(),
             disks: BTreeMap::new(),
+            merge: MergeSettings::default(),
             maintenance_interval: Duration::from_millis(100),
             send_bytes_per_second_max: None,
         }
@@ -172,7 +182,8 @@ impl World {
         let checkpoints = open_disk(path.join("checkpoints")).await;
         let mut seed = [0; 32];
         seed[..16].copy_from_slice(&random_bits(&self.random).to_le_bytes());
-        let loopback = std::net::Ipv4Addr::LOCALHOST;
+        let host = u8::try_from(number + 1).expect("a small number");
+        let loopback = std::net::Ipv4Addr::new(127, 1, self.place, host);
         let known = self
             .addresses
             .get(&number)
@@ -195,13 +206,13 @@ impl World {
         let node = RegionNumber(number).node(1).expect("a small number");
         let incarnation = Uuid::from_u128(u128::from(number) << 64 | 1);
         let bucket = match self.buckets.contains(&number) {
-            true => Some(bucket(&path.join("bucket")).await),
+            true => Some(bucket(&path.join("bucket"), self.merge).await),
             false => None,
         };
         let settings = RegionSettings {
             shards: SHARDS,
             maintenance_interval: self.maintenance_interval,
-            start_timeout: Duration::from_secs(20),
+            start_timeout: Duration::from_secs(60),
             geo: Some(geo),
             journal_bytes_max: journal_bytes,
             bucket,
@@ -294,23 +305,76 @@ impl World {
             .await
     }
 
-    /// Every batch of a partition, as it is stored.
+    /// Appends what a producer numbered, again and again until it is taken, as the producer would.
+    pub(crate) async fn append_until_taken(
+        &self,
+        region: u16,
+        partition: Partition,
+        batch: &Bytes,
+    ) -> Appended {
+        let started = Instant::now();
+        loop {
+            match self.append(region, partition, batch).await {
+                Ok(appended) => return appended,
+                Err(
+                    error @ (AppendError::NotLeader { .. }
+                    | AppendError::Unknown { .. }
+                    | AppendError::Busy { .. }),
+                ) => assert!(started.elapsed() < PATIENCE, "{error}"),
+                Err(error) => panic!("{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Every batch of a partition, as it is stored. Begins anew where what was given up moved on meanwhile, or the bucket
+    /// did not answer in time.
     pub(crate) async fn batches(&self, region: u16, partition: Partition) -> Vec<Bytes> {
+        let started = Instant::now();
+        loop {
+            match self.try_batches(region, partition).await {
+                Ok(batches) => return batches,
+                Err(
+                    error @ (ReadError::NotHeld { .. }
+                    | ReadError::OffsetOutOfRange { .. }
+                    | ReadError::Unavailable { .. }),
+                ) => assert!(started.elapsed() < PATIENCE, "{partition}: {error}"),
+                Err(error) => panic!("{partition}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Every batch of a partition in two regions that are equal, and stayed so while they were read.
+    pub(crate) async fn batches_of_both(
+        &self,
+        owner: u16,
+        mirror: u16,
+        partition: Partition,
+    ) -> (Vec<Bytes>, Vec<Bytes>) {
+        let shard = self.region(owner).shard_of(partition);
+        let started = Instant::now();
+        loop {
+            self.until_equal(owner, mirror).await;
+            let before = self.place(owner, shard);
+            let both = (
+                self.batches(owner, partition).await,
+                self.batches(mirror, partition).await,
+            );
+            if self.place(owner, shard) == before && self.place(mirror, shard) == before {
+                return both;
+            }
+            assert!(started.elapsed() < PATIENCE, "{partition} does not come to rest");
+        }
+    }
+
+    async fn try_batches(&self, region: u16, partition: Partition) -> Result<Vec<Bytes>, ReadError> {
         let region = self.region(region);
-        let end = region
-            .positions(partition, ReadFrom::Any)
-            .expect("it is held")
-            .high_watermark;
+        let held = region.positions(partition, ReadFrom::Any)?;
+        let (mut from, end) = (held.log_start_offset, held.high_watermark);
         let mut batches = Vec::new();
-        let mut from = region
-            .positions(partition, ReadFrom::Any)
-            .expect("it is held")
-            .log_start_offset;
         while from < end {
-            let read = region
-                .read(partition, from, 1 << 20, ReadFrom::Any)
-                .await
-                .expect("readable");
+            let read = region.read(partition, from, 1 << 20, ReadFrom::Any).await?;
             for piece in read.records {
                 let mut rest = piece;
                 while !rest.is_empty() {
@@ -320,7 +384,7 @@ impl World {
                 }
             }
         }
-        batches
+        Ok(batches)
     }
 }
 
@@ -341,7 +405,7 @@ async fn open_disk(path: std::path::PathBuf) -> Arc<dyn Disk> {
     }
 }
 
-async fn bucket(path: &std::path::Path) -> Bucket {
+async fn bucket(path: &std::path::Path, merge: MergeSettings) -> Bucket {
     std::fs::create_dir_all(path).expect("a directory");
     let objects = LocalFileSystem::new_with_prefix(path).expect("a store");
     let store = Store::over(Arc::new(objects), "");
@@ -357,6 +421,7 @@ async fn bucket(path: &std::path::Path) -> Bucket {
         // What is copied for a checkpoint must not be taken for an orphan.
         delete_grace: Duration::from_millis(300),
         sweep_interval: Duration::from_millis(200),
+        merge,
         ..TierSettings::default()
     };
     Bucket {

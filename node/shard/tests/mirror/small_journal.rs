@@ -29,10 +29,7 @@ async fn fill(world: &World, topic: TopicId, rounds: u32, bytes: usize) {
 async fn assert_equal(world: &World, topic: TopicId) {
     for index in 0..PARTITIONS {
         let partition = Partition { topic, index };
-        let (ours, theirs) = (
-            world.batches(0, partition).await,
-            world.batches(1, partition).await,
-        );
+        let (ours, theirs) = world.batches_of_both(0, 1, partition).await;
         assert!(!ours.is_empty(), "partition {partition}");
         assert!(ours == theirs, "partition {partition} is equal byte for byte");
     }
@@ -134,7 +131,9 @@ async fn a_mirror_with_a_full_disk_takes_no_more_says_why_and_goes_on_when_there
     }
     disk.set_capacity(64 << 20);
     world.until_equal(0, 1).await;
-    assert!(!is_told(&world), "{:?}", world.region(1).mirror_status().shards);
+    world
+        .until("the status tells of it no more", |world| !is_told(world))
+        .await;
     assert_equal(&world, topic).await;
     for number in [0, 1] {
         world.stop(number).await;

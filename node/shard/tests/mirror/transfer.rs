@@ -25,10 +25,7 @@ async fn fill(world: &World, owner: u16, topic: meridian_types::TopicId, rounds:
 
 async fn assert_equal(world: &World, topic: meridian_types::TopicId) {
     for partition in partitions(topic) {
-        let (ours, theirs) = (
-            world.batches(0, partition).await,
-            world.batches(1, partition).await,
-        );
+        let (ours, theirs) = world.batches_of_both(0, 1, partition).await;
         assert!(!ours.is_empty(), "partition {partition}");
         assert_eq!(ours, theirs, "partition {partition} is equal byte for byte");
     }

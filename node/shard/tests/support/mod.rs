@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meridian_controller::{Command, NewTopic, Outcome};
-use meridian_shard::Region;
+use meridian_shard::{ControlError, Region};
 use meridian_types::TopicId;
 
 /// Creates a topic of 8 partitions.
@@ -23,12 +23,18 @@ pub(crate) async fn create_topic(region: &Region, name: &str, configs: &[(&str, 
         topics: vec![topic],
         now: region.now(),
     };
-    let outcome = region.control(command).await.expect("it is decided");
-    let Outcome::TopicsCreated(results) = outcome else {
-        panic!("{outcome:?}")
-    };
-    results.into_iter().for_each(|result| {
-        result.expect("a good topic");
-    });
-    id
+    // Where the leader goes meanwhile it is not known whether it is decided: look, and else ask again.
+    for _ in 0..10 {
+        match region.control(command.clone()).await {
+            Ok(Outcome::TopicsCreated(results)) => {
+                let is_there = region.controller().topic_by_id(id).is_some();
+                assert!(is_there, "a good topic: {results:?}");
+                return id;
+            }
+            Ok(outcome) => panic!("{outcome:?}"),
+            Err(ControlError::NotLeader { .. } | ControlError::Unknown { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("nobody decides about {name}");
 }

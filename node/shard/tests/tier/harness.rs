@@ -19,11 +19,12 @@ use meridian_tiered_storage::testing::{Faults, FaultyStore};
 use meridian_types::{NodeId, Offset, Partition, ShardId, TimestampMs, TopicId, Uuid};
 use meridian_wire::batch::{BatchBuilder, BatchHeader, Compression, Record, records};
 use object_store::local::LocalFileSystem;
+use tokio::time::Instant;
 
 use crate::support;
 
 pub(crate) const SHARDS: u32 = 4;
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The bucket, with what goes wrong in it.
 pub(crate) struct Place {
@@ -110,7 +111,7 @@ impl Node {
         place: &Place,
         change: impl FnOnce(&mut RegionSettings),
     ) -> Self {
-        let disk = Arc::new(RealDisk::open(directory.join("journal")).expect("nobody holds it"));
+        let disk = Arc::new(open_disk(&directory.join("journal")).await);
         let journal = JournalSettings {
             file_bytes: 1 << 20,
             bytes_max: 2 << 20,
@@ -121,7 +122,7 @@ impl Node {
         let writer = std::thread::Builder::new()
             .spawn(move || writer.run())
             .expect("a thread");
-        let checkpoints = RealDisk::open(directory.join("checkpoints")).expect("nobody holds it");
+        let checkpoints = open_disk(&directory.join("checkpoints")).await;
         let checkpoints: Arc<dyn Disk> = Arc::new(checkpoints);
         let now = Arc::new(AtomicI64::new(1_000_000));
         let clock = Arc::clone(&now);
@@ -140,7 +141,7 @@ impl Node {
             cluster_id: Some("cluster".to_owned()),
             maintenance_interval: Duration::from_millis(50),
             journal_bytes_max: 2 << 20,
-            start_timeout: Duration::from_secs(20),
+            start_timeout: Duration::from_secs(60),
             bucket: Some(Bucket {
                 store,
                 reader,
@@ -181,7 +182,14 @@ impl Node {
             .append(partition, BytesMut::from(&batch[..]), header)
             .await;
         let at = appended.expect("appended").base_offset;
-        let stored = self.read(partition, at, 1).await.expect("it is hot");
+        let started = Instant::now();
+        let stored = loop {
+            match self.read(partition, at, 1).await {
+                // On a machine that stood still it may be hot no more.
+                Err(ReadError::Unavailable { .. }) if started.elapsed() < PATIENCE => {}
+                stored => break stored.expect("readable"),
+            }
+        };
         assert_eq!(stored.len(), 1);
         stored[0].clone()
     }
@@ -284,6 +292,18 @@ impl Node {
     pub(crate) async fn stop(self) {
         self.region.shutdown().await;
         self.writer.join().expect("the writer ends well");
+    }
+}
+
+/// A directory that a node may still hold which was stopped a moment ago.
+async fn open_disk(directory: &Path) -> RealDisk {
+    let started = Instant::now();
+    loop {
+        match RealDisk::open(directory) {
+            Ok(disk) => return disk,
+            Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -295,6 +295,8 @@ async fn a_region_that_lost_its_bucket_notices_and_writes_nothing_there_any_more
         () = sending => {}
         () = node.until("the loss is noticed", |node| standing(node) == BucketStanding::Lost) => {}
     }
+    // What was on its way when the loss was noticed may still arrive.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let through = node
         .region
         .applied_state(node.region.shard_of(p))

@@ -246,7 +246,7 @@ async fn a_bucket_that_belongs_to_another_region_is_left_alone() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(place.keys(".bundle").is_empty());
     assert_eq!(place.store().get("cluster/OWNER").await.expect("there"), theirs);
-    assert!(node.waiting_bytes() > 0, "the lag shows");
+    node.until("the lag shows", |node| node.waiting_bytes() > 0).await;
     assert_eq!(node.read_all(partition, Offset(0)).await, [stored]);
     node.stop().await;
 }

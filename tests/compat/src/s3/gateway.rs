@@ -17,6 +17,9 @@ const SECRET_KEY: &str = "a-secret-for-tests";
 const BUCKET: &str = "cold";
 const READY: Duration = Duration::from_secs(60);
 
+/// A port that was free a moment ago may be another's by now: so often it is tried.
+const STARTS_MAX: u32 = 3;
+
 /// Whose server it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -98,6 +101,16 @@ impl Gateway {
     ///
     /// Errors: it does not listen in time; with the end of its log.
     pub fn start(directory: &Path) -> Result<Self, String> {
+        let mut started = Self::try_start(directory);
+        for _ in 1..STARTS_MAX {
+            if started.is_err() {
+                started = Self::try_start(directory);
+            }
+        }
+        started
+    }
+
+    fn try_start(directory: &Path) -> Result<Self, String> {
         let kind = Kind::from_environment();
         let data = directory.join("s3");
         let make = |path: &Path| {
@@ -108,11 +121,14 @@ impl Gateway {
         let port = free_port();
         let name = kind.name();
         let [log, out] = ["log", "out"].map(|ending| directory.join(format!("{name}.{ending}")));
-        let process = Process::start(name, kind.command(directory, &data, port), &out, &log);
-        let is_ready = wait_for(READY, || kind.is_ready(port).then_some(()));
-        if is_ready.is_none() {
+        let mut process = Process::start(name, kind.command(directory, &data, port), &out, &log);
+        let is_ready = wait_for(READY, || {
+            let has_ended = process.try_wait().is_some();
+            (has_ended || kind.is_ready(port)).then_some(!has_ended)
+        });
+        if is_ready != Some(true) {
             return Err(format!(
-                "{name} takes no requests after {READY:?}\n{}",
+                "{name} has ended, or takes no requests after {READY:?}\n{}",
                 process.log_tail(20)
             ));
         }

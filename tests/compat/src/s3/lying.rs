@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::BucketAddress;
 use super::http::Message;
 
-/// How long a raced put waits between its look and its write.
-const RACE: Duration = Duration::from_millis(5);
+/// How long a raced put waits between its look and its write: long enough for others to come in between on a slow machine.
+const RACE: Duration = Duration::from_millis(50);
 
 /// How conditional puts are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

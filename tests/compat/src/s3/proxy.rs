@@ -404,12 +404,13 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::wait_for;
     use crate::s3::{Conditions, LyingStore};
 
     /// One request on a connection of its own. Errors: nothing, or half of it, comes back.
     fn ask(port: u16, method: &str, path: &str, headers: &str, body: &str) -> io::Result<Message> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(SERVER_PATIENCE))?;
         let length = body.len();
         let request =
             format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{headers}\r\n{body}");
@@ -458,13 +459,17 @@ mod tests {
         let store = LyingStore::start(Conditions::Honoured).unwrap();
         let proxy = FaultProxy::start(store.port(), 1).unwrap();
         assert_eq!(status(ask(proxy.port(), "PUT", "/b/1", "", "x")), Some(200));
+        // The thread that accepts looks every now and then.
+        let soon = |holds: &dyn Fn() -> bool| wait_for(SERVER_PATIENCE, || holds().then_some(()));
         proxy.outage(true);
-        thread::sleep(TICK * 10);
-        let refused = TcpStream::connect(("127.0.0.1", proxy.port())).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let refused = || {
+            let connected = TcpStream::connect(("127.0.0.1", proxy.port()));
+            connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        assert_eq!(soon(&refused), Some(()));
         proxy.outage(false);
-        thread::sleep(TICK * 10);
-        assert_eq!(status(ask(proxy.port(), "GET", "/b/1", "", "")), Some(200));
+        let served = || status(ask(proxy.port(), "GET", "/b/1", "", "")) == Some(200);
+        assert_eq!(soon(&served), Some(()));
         assert_eq!(proxy.figures().outages, 1);
     }
 

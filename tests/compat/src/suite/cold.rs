@@ -20,9 +20,9 @@ const LATEST_TIERED: i64 = -5;
 /// A record of the topic that pushes the others out of the journals.
 const FILLER_BYTES: usize = 512 << 10;
 
-/// After so much filler, and so long, everything else must be out of the journals.
+/// After so much filler, and so long, everything else must be out of the journals. A slow machine is given time, not more filler.
 const FILLER_BYTES_MAX: usize = 128 << 20;
-const FILLER_TIMEOUT: Duration = Duration::from_secs(60);
+const FILLER_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Settings of a node that keeps little and tiers soon.
 pub fn local_settings() -> Vec<String> {
@@ -171,7 +171,8 @@ fn fill_until_cold(site: &Site, topics: &BTreeMap<String, Vec<i64>>) -> usize {
             // Another leads now, or the disk is behind.
             Ok(_) | Err(_) => client = site.connect_to_leader(&filler, 0),
         }
-        std::thread::sleep(Duration::from_millis(100));
+        let is_much = filled > FILLER_BYTES_MAX / 2;
+        std::thread::sleep(Duration::from_millis(if is_much { 1500 } else { 100 }));
     }
     filled
 }

@@ -129,7 +129,7 @@ fn write_and_consume(console: &Console, topic: &str) {
             "--max-messages",
             "3",
             "--timeout-ms",
-            "20000",
+            "60000",
             "--group",
             &group,
             "--formatter-property",
@@ -199,7 +199,7 @@ fn measure(site: &Site, console: &Console, topic: &str) {
     console
         .run(
             Tool::ConsumerPerformance,
-            &["--topic", topic, "--num-records", &records, "--timeout", "20000"],
+            &["--topic", topic, "--num-records", &records, "--timeout", "60000"],
         )
         .must_have(&[", 2000"]);
 }

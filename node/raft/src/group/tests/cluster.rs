@@ -21,7 +21,7 @@ use crate::{CheckpointStore, Group, GroupSettings, Leadership, NetworkSettings, 
 
 pub(super) const SHARD: ShardId = ShardId(5);
 const PORT: u16 = 9190;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) struct Cluster {
     pub(super) net: MemoryNet,
@@ -228,7 +228,7 @@ impl Cluster {
             };
             survivors.iter().find_map(leads)
         };
-        for turn in 0..200 {
+        for turn in 0..1200 {
             // Repeated: a last message of the leader may arrive after the first.
             for survivor in survivors {
                 self.node(*survivor).group.end_lease(NodeId(dead), term);

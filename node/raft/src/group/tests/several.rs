@@ -52,7 +52,7 @@ async fn a_dead_leader_is_replaced_at_once_and_nothing_committed_is_lost() {
     let took = begin.elapsed();
     println!("elected in {took:?}");
     assert!(
-        took < Duration::from_secs(2),
+        took < Duration::from_secs(5),
         "the lease of 6 s was ended, not waited out: {took:?}"
     );
     assert!(next > term);
@@ -132,8 +132,9 @@ async fn an_idle_group_wakes_for_a_proposal_and_keeps_its_leader() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_without_a_quorum_keeps_what_is_in_its_log_pending_and_takes_nothing_more() {
     let mut cluster = Cluster::new();
-    cluster.settings.election_timeout = Duration::from_millis(500);
-    cluster.settings.heartbeat_interval = Duration::from_millis(200);
+    // A lease of 3 s, which a machine that stands still for a moment outlives.
+    cluster.settings.election_timeout = Duration::from_millis(1500);
+    cluster.settings.heartbeat_interval = Duration::from_millis(500);
     let term = cluster.found().await;
     cluster.add(1, term, 1).await.expect("committed");
     cluster.net.isolate("node-1");
@@ -147,7 +148,7 @@ async fn a_leader_without_a_quorum_keeps_what_is_in_its_log_pending_and_takes_no
             .group
             .progress()
             .and_then(|progress| progress.quorum_silent);
-        silent > Some(Duration::from_secs(1))
+        silent > Some(Duration::from_secs(3))
     })
     .await;
     let refused = cluster.add(1, term, 3).await.expect_err("no quorum");
@@ -157,7 +158,7 @@ async fn a_leader_without_a_quorum_keeps_what_is_in_its_log_pending_and_takes_no
     for other in [2, 3] {
         cluster.node(1).group.reconnected(NodeId(other));
     }
-    let (_, reply) = tokio::time::timeout(Duration::from_secs(10), pending)
+    let (_, reply) = tokio::time::timeout(Duration::from_secs(60), pending)
         .await
         .expect("in time")
         .expect("committed at last");

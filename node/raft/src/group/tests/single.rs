@@ -64,7 +64,7 @@ impl Node {
     async fn term(&self) -> Term {
         let mut leadership = self.group.leadership();
         let leads = leadership.wait_for(|now| matches!(now, Leadership::Leading { .. }));
-        let now = tokio::time::timeout(Duration::from_secs(10), leads)
+        let now = tokio::time::timeout(Duration::from_secs(60), leads)
             .await
             .expect("in time");
         let Leadership::Leading { term } = *now.expect("the group runs") else {

@@ -14,7 +14,7 @@ final class Checks {
         void run(String topic) throws Exception;
     }
 
-    static final long WAIT_MS = 30_000;
+    static final long WAIT_MS = 90_000;
     /** How many replicas the topics have: those that the cluster gives to every topic. */
     static final short REPLICAS = Short.parseShort(System.getenv().getOrDefault("MERIDIAN_TEST_REPLICAS", "1"));
     final AtomicInteger failed = new AtomicInteger();

@@ -147,7 +147,7 @@ record Groups(Kafka kafka) {
             return usurper.assignment().size() == 2;
         });
         fails(FencedInstanceIdException.class, "the older instance", () -> {
-            for (int i = 0; i < 100; i++) {
+            for (int i = 0; i < 600; i++) {
                 returned.poll(POLL);
             }
             return "no error";

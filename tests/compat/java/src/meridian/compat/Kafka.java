@@ -27,7 +27,7 @@ final class Kafka {
 
     Kafka(String bootstrap) {
         this.bootstrap = bootstrap;
-        this.admin = Admin.create(Map.of("bootstrap.servers", bootstrap, "default.api.timeout.ms", "30000"));
+        this.admin = Admin.create(Map.of("bootstrap.servers", bootstrap, "default.api.timeout.ms", "60000"));
     }
 
     static <T> T get(KafkaFuture<T> future) throws Exception {
