@@ -57,7 +57,7 @@ failures() {
          listed && /^    [A-Za-z0-9_:]+$/ { names = names " " $1 }
          /^test result:/ { listed = 0 }
          /[1-9][0-9]* (lost|duplicated|reordered|other findings)|BROKEN/ { found = 1 }
-         /^error: test failed, to rerun pass/ { split($0, parts, "`"); if (names != "" && !found) print parts[2] "\t" names }' "$1"
+         /^error: test failed, to rerun pass/ { split($0, parts, "`"); sub(/^-p [^ ]+ /, "", parts[2]); if (names != "" && !found) print parts[2] "\t" names }' "$1"
 }
 count() { awk -v field="$2" '/^test result:/ { n += $field } END { print n + 0 }' "$1"; }
 
@@ -71,7 +71,8 @@ broken=$(($(grep -cE '^error(\[E[0-9]+\])?: (could not compile|test failed, to r
 # shellcheck disable=SC2086  # the words of a line are arguments
 while IFS=$'\t' read -r target names; do
     say "once more, alone:$names"
-    cargo test $target -- --exact $names </dev/null 2>&1 | tee -a "$logs/again"
+    # Of the whole workspace, so that nothing is built anew.
+    cargo test --workspace $target -- --exact $names </dev/null 2>&1 | tee -a "$logs/again"
 done < <(failures "$logs/tests")
 again=$(count "$logs/again" 4)
 if [ "$again" -gt 0 ]; then

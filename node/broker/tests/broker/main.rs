@@ -5,6 +5,7 @@
 mod harness;
 
 mod admin;
+mod coordinators;
 mod every_api;
 mod fetch;
 mod groups;
@@ -15,3 +16,4 @@ mod nodes;
 mod produce;
 mod several;
 mod staleness;
+mod through_mirror;

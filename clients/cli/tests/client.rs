@@ -1,9 +1,13 @@
-//! Against a real server: `MERIDIAN_TEST_BOOTSTRAP=HOST:PORT cargo test -p meridian-client --test live`.
-//! Without the variable each test says that it is skipped.
+//! The library of `clients/rust` against a real server: a node of its own for each test, or what
+//! `MERIDIAN_TEST_BOOTSTRAP=HOST:PORT` names.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a test that cannot go on says where it stopped"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real processes waits in real time"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,11 +25,18 @@ use meridian_wire::ErrorCode;
 use meridian_wire::batch::{Compression, Record};
 use tokio::time::{Instant, timeout};
 
-/// A cluster with a fresh topic, or nothing without a server.
-async fn topic(name: &str, partitions: u32) -> Option<(Cluster, String)> {
-    let Ok(server) = std::env::var("MERIDIAN_TEST_BOOTSTRAP") else {
-        eprintln!("skipped: MERIDIAN_TEST_BOOTSTRAP names no server");
-        return None;
+use self::support::Node;
+
+mod support;
+
+/// A cluster with a fresh topic, and its node.
+async fn topic(name: &str, partitions: u32) -> (Cluster, String, Option<Node>) {
+    let (server, node) = match std::env::var("MERIDIAN_TEST_BOOTSTRAP") {
+        Ok(server) => (server, None),
+        Err(_) => {
+            let node = Node::start();
+            (node.server.clone(), Some(node))
+        }
     };
     let settings = ClusterSettings::new(Endpoint::parse_list(&server).unwrap());
     let cluster = Cluster::connect(settings).await.unwrap();
@@ -36,7 +47,7 @@ async fn topic(name: &str, partitions: u32) -> Option<(Cluster, String)> {
         ..NewTopic::default()
     };
     Admin::new(&cluster).create_topic(&new, false).await.unwrap();
-    Some((cluster, name))
+    (cluster, name, node)
 }
 
 async fn read(cluster: &Cluster, topic: &str, partition: u32, start: StartAt, count: usize) -> Vec<Record> {
@@ -58,9 +69,7 @@ async fn read(cluster: &Cluster, topic: &str, partition: u32, start: StartAt, co
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_codec_key_header_tombstone_and_large_record_comes_back() {
-    let Some((cluster, topic)) = topic("codecs", 1).await else {
-        return;
-    };
+    let (cluster, topic, _node) = topic("codecs", 1).await;
     let large: Vec<u8> = (0..900_000_u32)
         .map(|it| it.wrapping_mul(2_654_435_761) as u8)
         .collect();
@@ -108,9 +117,7 @@ async fn every_codec_key_header_tombstone_and_large_record_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_records_over_partitions_come_once_and_in_order() {
-    let Some((cluster, topic)) = topic("order", 4).await else {
-        return;
-    };
+    let (cluster, topic, _node) = topic("order", 4).await;
     let settings = ProducerSettings {
         batch_bytes: 2000,
         linger: Duration::ZERO,
@@ -154,9 +161,7 @@ async fn many_records_over_partitions_come_once_and_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_idempotence_and_without_acks_records_arrive_too() {
-    let Some((cluster, topic)) = topic("acks", 1).await else {
-        return;
-    };
+    let (cluster, topic, _node) = topic("acks", 1).await;
     for acks in [Acks::None, Acks::Leader, Acks::All] {
         let settings = ProducerSettings {
             acks,
@@ -173,9 +178,7 @@ async fn without_idempotence_and_without_acks_records_arrive_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_say_what_is_wrong() {
-    let Some((cluster, topic)) = topic("refusals", 2).await else {
-        return;
-    };
+    let (cluster, topic, _node) = topic("refusals", 2).await;
     let admin = Admin::new(&cluster);
     let missing = admin.describe_topic("live-not-there").await.unwrap_err();
     assert_eq!(missing.code(), Some(ErrorCode::UnknownTopicOrPartition));
@@ -232,9 +235,7 @@ async fn refusals_say_what_is_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_grow_change_and_lose_records() {
-    let Some((cluster, topic)) = topic("admin", 1).await else {
-        return;
-    };
+    let (cluster, topic, _node) = topic("admin", 1).await;
     let admin = Admin::new(&cluster);
     let producer = Producer::start(&cluster, ProducerSettings::default())
         .await
@@ -347,9 +348,7 @@ async fn run_both(a: Running<'_>, b: Running<'_>, until: impl Fn(&Seen, &Seen) -
 }
 
 async fn two_members_share(assignors: &[Assignor], name: &str) {
-    let Some((cluster, topic)) = topic(name, 4).await else {
-        return;
-    };
+    let (cluster, topic, _node) = topic(name, 4).await;
     let producer = Producer::start(&cluster, ProducerSettings::default())
         .await
         .unwrap();
