@@ -12,6 +12,8 @@
     reason = "a test harness drives real processes, networks, disks and clocks"
 )]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 pub mod bulk;
 pub mod clients;
 pub mod cluster;
@@ -50,3 +52,9 @@ pub use session::Session;
 pub use system::{ClusterOptions, NodeOptions, RegionOptions, System};
 pub use wan::Wan;
 pub use watcher::Watcher;
+
+/// For tests of one program: several clusters at once would wait for one another on a small machine.
+pub fn one_cluster_at_a_time() -> MutexGuard<'static, ()> {
+    static CLUSTER: Mutex<()> = Mutex::new(());
+    CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -210,7 +210,8 @@ fn meridian(options: &ClusterOptions, all: &[Addresses], index: usize, node: &No
         .env("NO_COLOR", "1")
         .arg("--node-id")
         .arg(&id(index).to_string());
-    if options.nodes > 1 {
+    // One node alone speaks to nobody, but listens.
+    if options.nodes > 1 || options.region.is_some() {
         server = server
             .arg("--peer")
             .arg(&all[index].peer.to_string())
@@ -237,9 +238,6 @@ fn meridian(options: &ClusterOptions, all: &[Addresses], index: usize, node: &No
             .args(&["--geo", &RegionOptions::geo(&region.hosts, index).to_string()])
             .args(&["--set", &format!("geo.advertise={}", region.advertised[index])])
             .args(&["--set", &format!("geo.seeds={}", seeds.join(","))]);
-        if options.nodes == 1 {
-            server = server.args(&["--rack", &region.name]);
-        }
     }
     for setting in options.settings.iter().chain(&node.settings) {
         server = server.arg("--set").arg(setting);

@@ -1,20 +1,13 @@
 //! Several nodes in the time that a test run has. More: `cargo run -p meridian-cluster -- --help`.
 
 use std::env;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use meridian_cluster::clients::Share;
 use meridian_cluster::fault::Kind;
 use meridian_cluster::maintain::{self, MaintainOptions, Work, places};
 use meridian_cluster::rounds::{self, RoundOptions};
-use meridian_cluster::{ClusterOptions, clients, followers, tier_kills, upgrade};
+use meridian_cluster::{ClusterOptions, clients, followers, one_cluster_at_a_time, tier_kills, upgrade};
 use meridian_compat::{Program, workspace};
-
-/// Several clusters at once would wait for one another on a small machine.
-fn one_cluster_at_a_time() -> MutexGuard<'static, ()> {
-    static CLUSTER: Mutex<()> = Mutex::new(());
-    CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Whether a client is missing that the load needs.
 fn skips() -> bool {

@@ -1,18 +1,11 @@
 //! A region that is destroyed and rebuilt from its bucket, in the time that a test run has. More: `cluster restore --help`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use meridian_cluster::ClusterOptions;
 use meridian_cluster::restore::{self, RestoreOptions};
+use meridian_cluster::{ClusterOptions, one_cluster_at_a_time};
 use meridian_compat::s3::Gateway;
 use meridian_compat::workspace;
-
-/// Several clusters at once would wait for one another on a small machine.
-fn one_cluster_at_a_time() -> MutexGuard<'static, ()> {
-    static CLUSTER: Mutex<()> = Mutex::new(());
-    CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn run(name: &str, on_s3: bool) {
     let _alone = one_cluster_at_a_time();

@@ -1,20 +1,12 @@
 //! A region of three whose records lie on a real S3 server, or are replayed. More: `cluster tier-faults`, `tier-outage`, `replay`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use meridian_cluster::replay::{self, ReplayOptions};
 use meridian_cluster::tier_faults::{self, TierFaultOptions};
-use meridian_cluster::{Cluster, ClusterOptions, System};
+use meridian_cluster::{Cluster, ClusterOptions, System, one_cluster_at_a_time};
 use meridian_compat::s3::Gateway;
 use meridian_compat::suite::{every_client_reads_what_only_the_bucket_has, local_settings};
 use meridian_compat::workspace::{self, skips};
 use meridian_compat::{Program, Site};
-
-/// Several clusters at once would wait for one another on a small machine.
-fn one_cluster_at_a_time() -> MutexGuard<'static, ()> {
-    static CLUSTER: Mutex<()> = Mutex::new(());
-    CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 #[test]
 fn clients_read_from_an_s3_server_what_no_node_of_a_region_has() {

@@ -129,6 +129,15 @@ impl Load {
         self.producers.iter().map(bytes).collect()
     }
 
+    /// Records that the readers have noted, fewer than they have read: they write to their files now and then.
+    pub fn noted(&self) -> usize {
+        let records = |(_, file): &(Process, PathBuf)| {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            text.lines().filter(|line| line.contains("\"read\"")).count()
+        };
+        self.consumers.iter().map(records).sum()
+    }
+
     /// The reason, when a client has ended by itself: each runs until it is told to stop.
     pub fn ended(&mut self) -> Option<String> {
         self.producers

@@ -105,6 +105,11 @@ impl Clients {
         Ok(())
     }
 
+    /// Records that the readers of each region have noted.
+    pub fn noted(&self) -> Vec<usize> {
+        self.loads.iter().map(Load::noted).collect()
+    }
+
     /// Of each partition, the longest time without an acknowledged write that ended after `since`.
     pub fn pauses(&self, since: Instant) -> Vec<Duration> {
         self.prober.silences(since)
@@ -167,7 +172,7 @@ fn wait_quiet(regions: &Regions) -> Result<(), String> {
 }
 
 /// Bytes of record batches that each region has given to consumers so far.
-fn fetched(regions: &Regions) -> Result<Vec<f64>, String> {
+pub(crate) fn fetched(regions: &Regions) -> Result<Vec<f64>, String> {
     let of_node = |cluster: &Cluster, node: usize| {
         let text = cluster
             .metrics(node)

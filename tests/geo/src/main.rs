@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use meridian_cluster::rounds::RunError;
 use meridian_geo_test::kills::Blow;
-use meridian_geo_test::{RegionsOptions, catch_up, check, kills, switchovers};
+use meridian_geo_test::{RegionsOptions, catch_up, check, kills, staleness, switchovers};
 use meridian_wan_relay::{Conditions, Loss, Probability};
 
 /// Regions of several nodes as real processes. Exit status: 0 all holds, 1 it cannot run, 3 a check does not hold.
@@ -50,6 +50,11 @@ enum Command {
         /// Of who is cut off and who dies, and when
         #[arg(long, default_value_t = 1)]
         seed: u64,
+    },
+    /// Mirrors are cut off from the owner; readers of a topic that bounds how old a copy may be go on at the owner, and come back
+    Staleness {
+        #[command(flatten)]
+        regions: RegionArguments,
     },
     /// Processes die and links are cut in the middle of switchovers, which are repeated
     Kills {
@@ -138,6 +143,9 @@ fn run(command: &Command) -> Result<String, RunError> {
             rounds,
             seed,
         } => catch_up::run("geo-catch-up", &regions.options()?, regions.rate, *rounds, *seed)?.to_string(),
+        Command::Staleness { regions } => {
+            staleness::run("geo-staleness", &regions.options()?, regions.rate)?.to_string()
+        }
         Command::Kills {
             regions,
             rounds,
