@@ -104,38 +104,28 @@ impl GeoListener {
         counters: Arc<Counters>,
     ) -> BoxFuture<'static, Result<Self, StartError>> {
         // Boxed, so that this crate compiles what it awaits, and not each that awaits it (docs/HACKING.md, "Compile time").
-        Box::pin(Self::bind(settings, tls, network, at, source, sink, counters))
-    }
-
-    async fn bind(
-        settings: Settings,
-        tls: GeoTls,
-        network: Arc<dyn Network>,
-        at: SocketAddr,
-        source: Arc<dyn Source>,
-        sink: Arc<dyn Sink>,
-        counters: Arc<Counters>,
-    ) -> Result<Self, StartError> {
-        if !tls.is_authenticated() && !at.ip().is_loopback() && !settings.is_insecure_allowed {
-            return Err(StartError::Insecure { at });
-        }
-        let bind = |source| StartError::Bind { at, source };
-        let (endpoint, acceptor) = listen(&settings, &tls, network.as_ref(), at)
-            .await
-            .map_err(bind)?;
-        let local = endpoint.local_addr().map_err(bind)?;
-        tls.watch(settings.tls_reload_interval, counters.clone());
-        let shared = Arc::new(Shared {
-            settings,
-            tls,
-            source,
-            sink,
-            counters,
-            limits: Limits::default(),
-            sessions: Mutex::default(),
-        });
-        let task = tokio::spawn(accept(shared.clone(), endpoint, acceptor)).abort_handle();
-        Ok(Self { shared, local, task })
+        Box::pin(async move {
+            if !tls.is_authenticated() && !at.ip().is_loopback() && !settings.is_insecure_allowed {
+                return Err(StartError::Insecure { at });
+            }
+            let bind = |source| StartError::Bind { at, source };
+            let (endpoint, acceptor) = listen(&settings, &tls, network.as_ref(), at)
+                .await
+                .map_err(bind)?;
+            let local = endpoint.local_addr().map_err(bind)?;
+            tls.watch(settings.tls_reload_interval, counters.clone());
+            let shared = Arc::new(Shared {
+                settings,
+                tls,
+                source,
+                sink,
+                counters,
+                limits: Limits::default(),
+                sessions: Mutex::default(),
+            });
+            let task = tokio::spawn(accept(shared.clone(), endpoint, acceptor)).abort_handle();
+            Ok(Self { shared, local, task })
+        })
     }
 
     /// The address bound, with its real port.

@@ -119,62 +119,57 @@ pub fn restore<'a>(
     progress: &'a (dyn Fn(RestoreProgress) + Send + Sync),
 ) -> BoxFuture<'a, Result<RestoreReport, RestoreDirectoryError>> {
     // Boxed as `Server::start` is.
-    Box::pin(make_directory(options, progress))
-}
-
-async fn make_directory(
-    options: &RestoreOptions,
-    progress: &(dyn Fn(RestoreProgress) + Send + Sync),
-) -> Result<RestoreReport, RestoreDirectoryError> {
-    let (data, store) = (&options.data, &options.store);
-    let io = |source| RestoreDirectoryError::Io {
-        directory: data.display().to_string(),
-        source,
-    };
-    let earlier = read_marker(data)?;
-    let mut request = match &earlier {
-        Some(marker) => resume(options, marker)?,
-        None if disk::is_free(data).map_err(io)? => RestoreRequest {
-            cluster: options.cluster.clone(),
-            node: options.node,
-            incarnation: Uuid::from_u128(driver::randomness(None)()),
-            now: driver::wall_clock()(),
-            take_over: options.take_over,
-        },
-        None => {
-            return Err(RestoreDirectoryError::NotEmpty {
-                directory: data.display().to_string(),
-            });
+    Box::pin(async move {
+        let (data, store) = (&options.data, &options.store);
+        let io = |source| RestoreDirectoryError::Io {
+            directory: data.display().to_string(),
+            source,
+        };
+        let earlier = read_marker(data)?;
+        let mut request = match &earlier {
+            Some(marker) => resume(options, marker)?,
+            None if disk::is_free(data).map_err(io)? => RestoreRequest {
+                cluster: options.cluster.clone(),
+                node: options.node,
+                incarnation: Uuid::from_u128(driver::randomness(None)()),
+                now: driver::wall_clock()(),
+                take_over: options.take_over,
+            },
+            None => {
+                return Err(RestoreDirectoryError::NotEmpty {
+                    directory: data.display().to_string(),
+                });
+            }
+        };
+        let mut plan = restore::look(store, &request, progress).await?;
+        request.node = Some(plan.node());
+        let marker = Marker {
+            format: FORMAT,
+            cluster: plan.report().cluster.clone(),
+            node: plan.node().0,
+            incarnation: request.incarnation.to_string(),
+            began_at_ms: request.now.0,
+        };
+        let text = serde_json::to_vec_pretty(&marker).expect("plain fields");
+        disk::write_whole(data, MARKER, &text).map_err(io)?;
+        let mut looks = 1;
+        while !plan.claim(store).await? {
+            if looks == LOOKS_MAX {
+                return Err(RestoreDirectoryError::Busy);
+            }
+            looks += 1;
+            plan = restore::look(store, &request, progress).await?;
         }
-    };
-    let mut plan = restore::look(store, &request, progress).await?;
-    request.node = Some(plan.node());
-    let marker = Marker {
-        format: FORMAT,
-        cluster: plan.report().cluster.clone(),
-        node: plan.node().0,
-        incarnation: request.incarnation.to_string(),
-        began_at_ms: request.now.0,
-    };
-    let text = serde_json::to_vec_pretty(&marker).expect("plain fields");
-    disk::write_whole(data, MARKER, &text).map_err(io)?;
-    let mut looks = 1;
-    while !plan.claim(store).await? {
-        if looks == LOOKS_MAX {
-            return Err(RestoreDirectoryError::Busy);
-        }
-        looks += 1;
-        plan = restore::look(store, &request, progress).await?;
-    }
-    disk::remove_all(data, MADE).map_err(io)?;
-    let checkpoints: Arc<dyn Disk> = Arc::new(RealDisk::open(data.join("checkpoints")).map_err(io)?);
-    let plan = tokio::task::spawn_blocking(move || plan.write(&checkpoints).map(|()| plan))
-        .await
-        .expect("writing does not panic")?;
-    let region = &plan.report().region;
-    identity::give(data, plan.node(), request.incarnation, region).map_err(io)?;
-    disk::remove_durably(data, MARKER).map_err(io)?;
-    Ok(plan.report().clone())
+        disk::remove_all(data, MADE).map_err(io)?;
+        let checkpoints: Arc<dyn Disk> = Arc::new(RealDisk::open(data.join("checkpoints")).map_err(io)?);
+        let plan = tokio::task::spawn_blocking(move || plan.write(&checkpoints).map(|()| plan))
+            .await
+            .expect("writing does not panic")?;
+        let region = &plan.report().region;
+        identity::give(data, plan.node(), request.incarnation, region).map_err(io)?;
+        disk::remove_durably(data, MARKER).map_err(io)?;
+        Ok(plan.report().clone())
+    })
 }
 
 fn read_marker(data: &Path) -> Result<Option<Marker>, RestoreDirectoryError> {

@@ -107,104 +107,102 @@ impl Server {
     /// Recovers what the data directory holds, and serves. Returns when the node takes requests.
     pub fn start(settings: &Settings) -> BoxFuture<'_, Result<Self, ServerError>> {
         // Boxed, so that this crate compiles what it awaits, and not each that awaits it (docs/HACKING.md, "Compile time").
-        Box::pin(Self::serve(settings))
-    }
+        Box::pin(async move {
+            let random = driver::randomness(None);
+            let data = &settings.node.data;
+            restore::check_whole(data)?;
+            let incarnation = identity::identify(data, NodeId(settings.node.id), &random)?;
+            let disk = |name: &str| {
+                let directory = data.join(name);
+                RealDisk::open(&directory)
+                    .map(Arc::new)
+                    .map_err(|source| ServerError::Data {
+                        directory: directory.display().to_string(),
+                        source,
+                    })
+            };
+            let (journal_disk, checkpoint_disk) = (disk("journal")?, disk("checkpoints")?);
+            let journal_bytes_max = journal_budget(&*journal_disk, settings);
+            let journal_settings = JournalSettings {
+                bytes_max: journal_bytes_max,
+                ..journal_settings(settings, random() as u64)
+            };
+            let opened = tokio::task::spawn_blocking(move || Journal::open(journal_disk, journal_settings));
+            let (journal, writer) = opened.await.expect("recovery does not panic")?;
+            let writer = driver::spawn_writer(writer).map_err(ServerError::Thread)?;
 
-    async fn serve(settings: &Settings) -> Result<Self, ServerError> {
-        let random = driver::randomness(None);
-        let data = &settings.node.data;
-        restore::check_whole(data)?;
-        let incarnation = identity::identify(data, NodeId(settings.node.id), &random)?;
-        let disk = |name: &str| {
-            let directory = data.join(name);
-            RealDisk::open(&directory)
-                .map(Arc::new)
-                .map_err(|source| ServerError::Data {
-                    directory: directory.display().to_string(),
-                    source,
-                })
-        };
-        let (journal_disk, checkpoint_disk) = (disk("journal")?, disk("checkpoints")?);
-        let journal_bytes_max = journal_budget(&*journal_disk, settings);
-        let journal_settings = JournalSettings {
-            bytes_max: journal_bytes_max,
-            ..journal_settings(settings, random() as u64)
-        };
-        let opened = tokio::task::spawn_blocking(move || Journal::open(journal_disk, journal_settings));
-        let (journal, writer) = opened.await.expect("recovery does not panic")?;
-        let writer = driver::spawn_writer(writer).map_err(ServerError::Thread)?;
-
-        let urgent = UrgentRuntime::start().map_err(ServerError::Thread)?;
-        let peer = PeerSettings {
-            tls: peer_tls(settings)?,
-            urgent: Some(urgent.handle()),
-            ..PeerSettings::new(
-                geo::broker_id(settings),
-                incarnation,
-                settings.region.name.0.clone(),
+            let urgent = UrgentRuntime::start().map_err(ServerError::Thread)?;
+            let peer = PeerSettings {
+                tls: peer_tls(settings)?,
+                urgent: Some(urgent.handle()),
+                ..PeerSettings::new(
+                    geo::broker_id(settings),
+                    incarnation,
+                    settings.region.name.0.clone(),
+                )
+            };
+            let parts = RegionParts {
+                journal,
+                checkpoints: checkpoint_disk,
+                net: Arc::new(TcpNet),
+                clock: driver::wall_clock(),
+                random,
+            };
+            let (stopping, admin_stop) = (CancellationToken::new(), CancellationToken::new());
+            let (progress, waiting_for) = watch::channel("the node starts".to_owned());
+            let admin_error = |source| ServerError::Admin {
+                address: settings.admin.listen,
+                source,
+            };
+            let listener = admin::bind(settings.admin.listen).await.map_err(admin_error)?;
+            let admin_address = listener.local_addr().map_err(admin_error)?;
+            let admin = Arc::new(Admin::new(waiting_for, stopping.clone()));
+            tokio::spawn(admin::serve(listener, Arc::clone(&admin), admin_stop.clone()));
+            // A node that does not get to serve does not answer for long.
+            let unless_started = admin_stop.clone().drop_guard();
+            let region_settings = RegionSettings {
+                journal_bytes_max,
+                progress: Some(progress),
+                bucket: bucket::open(settings, &parts).await?,
+                geo: geo::settings(settings, &parts.random)?,
+                ..region_settings(settings, peer)
+            };
+            let region = Region::start(region_settings, parts).await?;
+            let registry = Registry::new();
+            let broker_stop = CancellationToken::new();
+            let broker_settings = broker_settings(settings);
+            let listener = ListenerSettings {
+                name: "kafka".to_owned(),
+                bind: settings.kafka.listen,
+                advertised: settings
+                    .kafka
+                    .advertise
+                    .as_ref()
+                    .and_then(|text| host_and_port(&text.0)),
+            };
+            let broker = Broker::start(
+                broker_settings,
+                region.clone(),
+                vec![listener],
+                &registry,
+                broker_stop.clone(),
             )
-        };
-        let parts = RegionParts {
-            journal,
-            checkpoints: checkpoint_disk,
-            net: Arc::new(TcpNet),
-            clock: driver::wall_clock(),
-            random,
-        };
-        let (stopping, admin_stop) = (CancellationToken::new(), CancellationToken::new());
-        let (progress, waiting_for) = watch::channel("the node starts".to_owned());
-        let admin_error = |source| ServerError::Admin {
-            address: settings.admin.listen,
-            source,
-        };
-        let listener = admin::bind(settings.admin.listen).await.map_err(admin_error)?;
-        let admin_address = listener.local_addr().map_err(admin_error)?;
-        let admin = Arc::new(Admin::new(waiting_for, stopping.clone()));
-        tokio::spawn(admin::serve(listener, Arc::clone(&admin), admin_stop.clone()));
-        // A node that does not get to serve does not answer for long.
-        let unless_started = admin_stop.clone().drop_guard();
-        let region_settings = RegionSettings {
-            journal_bytes_max,
-            progress: Some(progress),
-            bucket: bucket::open(settings, &parts).await?,
-            geo: geo::settings(settings, &parts.random)?,
-            ..region_settings(settings, peer)
-        };
-        let region = Region::start(region_settings, parts).await?;
-        let registry = Registry::new();
-        let broker_stop = CancellationToken::new();
-        let broker_settings = broker_settings(settings);
-        let listener = ListenerSettings {
-            name: "kafka".to_owned(),
-            bind: settings.kafka.listen,
-            advertised: settings
-                .kafka
-                .advertise
-                .as_ref()
-                .and_then(|text| host_and_port(&text.0)),
-        };
-        let broker = Broker::start(
-            broker_settings,
-            region.clone(),
-            vec![listener],
-            &registry,
-            broker_stop.clone(),
-        )
-        .await?;
-        let kafka = broker.local_addresses()[0];
-        region.register(told_address(settings, kafka)).await?;
-        admin.started(region.clone(), Metrics::new(registry)?);
-        unless_started.disarm();
-        Ok(Self {
-            kafka,
-            admin: admin_address,
-            region,
-            broker,
-            writer,
-            stopping,
-            broker_stop,
-            admin_stop,
-            _urgent: urgent,
+            .await?;
+            let kafka = broker.local_addresses()[0];
+            region.register(told_address(settings, kafka)).await?;
+            admin.started(region.clone(), Metrics::new(registry)?);
+            unless_started.disarm();
+            Ok(Self {
+                kafka,
+                admin: admin_address,
+                region,
+                broker,
+                writer,
+                stopping,
+                broker_stop,
+                admin_stop,
+                _urgent: urgent,
+            })
         })
     }
 
@@ -230,29 +228,27 @@ impl Server {
 
     /// Hands leadership over, finishes what is in flight, makes checkpoints and stops.
     pub fn stop(self) -> BoxFuture<'static, ()> {
-        Box::pin(self.end())
-    }
-
-    async fn end(self) {
-        self.stopping.cancel();
-        let left = self.region.hand_over(HAND_OVER_TIMEOUT).await;
-        if left > 0 {
-            tracing::info!(
-                shards = left,
-                "no other node takes the leadership of these shards"
-            );
-        }
-        self.broker_stop.cancel();
-        self.broker.join().await;
-        self.region.shutdown().await;
-        let writer = self.writer;
-        if tokio::task::spawn_blocking(move || writer.join().is_err())
-            .await
-            .unwrap_or(true)
-        {
-            tracing::error!("the journal's thread ended badly");
-        }
-        self.admin_stop.cancel();
+        Box::pin(async move {
+            self.stopping.cancel();
+            let left = self.region.hand_over(HAND_OVER_TIMEOUT).await;
+            if left > 0 {
+                tracing::info!(
+                    shards = left,
+                    "no other node takes the leadership of these shards"
+                );
+            }
+            self.broker_stop.cancel();
+            self.broker.join().await;
+            self.region.shutdown().await;
+            let writer = self.writer;
+            if tokio::task::spawn_blocking(move || writer.join().is_err())
+                .await
+                .unwrap_or(true)
+            {
+                tracing::error!("the journal's thread ended badly");
+            }
+            self.admin_stop.cancel();
+        })
     }
 }
 

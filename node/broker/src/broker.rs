@@ -49,46 +49,38 @@ impl Broker {
         shutdown: CancellationToken,
     ) -> BoxFuture<'_, Result<BrokerHandle, ListenError>> {
         // Boxed, so that this crate compiles what it awaits, and not each that awaits it (docs/HACKING.md, "Compile time").
-        Box::pin(Self::serve(settings, region, listeners, registry, shutdown))
-    }
+        Box::pin(async move {
+            let metrics = Metrics::new(registry)?;
+            let mut bound = Vec::with_capacity(listeners.len());
+            for listener in listeners {
+                bound.push(BoundListener::bind(listener).await?);
+            }
+            let local_addresses = bound.iter().map(|listener| listener.local_address).collect();
 
-    async fn serve(
-        settings: BrokerSettings,
-        region: Region,
-        listeners: Vec<ListenerSettings>,
-        registry: &Registry,
-        shutdown: CancellationToken,
-    ) -> Result<BrokerHandle, ListenError> {
-        let metrics = Metrics::new(registry)?;
-        let mut bound = Vec::with_capacity(listeners.len());
-        for listener in listeners {
-            bound.push(BoundListener::bind(listener).await?);
-        }
-        let local_addresses = bound.iter().map(|listener| listener.local_address).collect();
+            let aborted = CancellationToken::new();
+            let context = Arc::new(context(
+                settings,
+                region,
+                metrics,
+                shutdown.clone(),
+                aborted.clone(),
+            ));
+            let background = TaskTracker::new();
+            groups::start(&context, &background, &aborted);
+            background.spawn(renew_gauges(context.clone()));
 
-        let aborted = CancellationToken::new();
-        let context = Arc::new(context(
-            settings,
-            region,
-            metrics,
-            shutdown.clone(),
-            aborted.clone(),
-        ));
-        let background = TaskTracker::new();
-        groups::start(&context, &background, &aborted);
-        background.spawn(renew_gauges(context.clone()));
-
-        let counts = ConnectionCounts::default();
-        let (acceptors, connections) = (TaskTracker::new(), TaskTracker::new());
-        for listener in bound {
-            tracing::info!(listener = &*listener.name, address = %listener.local_address, "serving Kafka clients");
-            acceptors.spawn(listener.serve(context.clone(), connections.clone(), counts.clone()));
-        }
-        acceptors.close();
-        let finished = tokio::spawn(run(context, acceptors, connections, background));
-        Ok(BrokerHandle {
-            local_addresses,
-            finished,
+            let counts = ConnectionCounts::default();
+            let (acceptors, connections) = (TaskTracker::new(), TaskTracker::new());
+            for listener in bound {
+                tracing::info!(listener = &*listener.name, address = %listener.local_address, "serving Kafka clients");
+                acceptors.spawn(listener.serve(context.clone(), connections.clone(), counts.clone()));
+            }
+            acceptors.close();
+            let finished = tokio::spawn(run(context, acceptors, connections, background));
+            Ok(BrokerHandle {
+                local_addresses,
+                finished,
+            })
         })
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::net::sockopt::set_socket_linger;
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::connection;
@@ -110,6 +111,7 @@ impl BoundListener {
                 }
             };
             let configs = context.configs();
+            reset_on_close(&stream, true);
             match counts.admit(peer.ip(), configs.connections_max, configs.connections_per_ip_max) {
                 Ok(admission) => {
                     // A response must not wait for the acknowledgement of the one before.
@@ -135,6 +137,15 @@ impl BoundListener {
             }
         }
     }
+}
+
+/// Whether a connection that ends here, also by the death of this process, is reset instead of closed.
+///
+/// That is right until its first response: a stream that ends before its first byte is taken for a missing SASL handshake by
+/// franz-go, which gives its records up. A reset everybody tries again.
+pub(crate) fn reset_on_close(stream: &TcpStream, is_reset: bool) {
+    // A socket that takes no options is closed the ordinary way.
+    let _ = set_socket_linger(stream, is_reset.then_some(Duration::ZERO));
 }
 
 /// Connections open now, over all listeners.

@@ -11,6 +11,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::{Instant, timeout};
 
 use crate::budget::{ByteBudget, ByteLease};
+use crate::listener::reset_on_close;
 use crate::settings::Limits;
 
 /// Segments handed to the kernel in one call.
@@ -21,6 +22,8 @@ const COALESCED_BYTES_MAX: usize = 1 << 20;
 /// Collects responses and writes them with as few system calls as their segments allow.
 pub(crate) struct ResponseWriter {
     socket: OwnedWriteHalf,
+    /// Whether the peer was sent anything.
+    has_answered: bool,
     segments: VecDeque<Bytes>,
     bytes: usize,
     /// Memory of what is collected; given back as it is written.
@@ -52,6 +55,7 @@ impl ResponseWriter {
     pub(crate) fn new(socket: OwnedWriteHalf, limits: &Limits, budget: ByteBudget) -> Self {
         Self {
             socket,
+            has_answered: false,
             segments: VecDeque::new(),
             bytes: 0,
             lease: None,
@@ -90,6 +94,10 @@ impl ResponseWriter {
         if self.segments.is_empty() {
             return Ok(());
         }
+        if !self.has_answered {
+            self.has_answered = true;
+            reset_on_close(self.socket.as_ref(), false);
+        }
         let slowest = Duration::from_secs_f64(self.bytes as f64 / self.bytes_per_second_min as f64);
         let deadline = Instant::now() + self.write_timeout + slowest;
         let mut last_progress = Instant::now();
@@ -124,10 +132,12 @@ impl ResponseWriter {
         Ok(())
     }
 
-    /// Tells the peer that nothing more comes.
+    /// Tells the peer that nothing more comes. One that was sent nothing finds its connection reset.
     pub(crate) async fn close(&mut self) {
-        // The peer may be gone already, which is as good as closed.
-        let _ = self.socket.shutdown().await;
+        if self.has_answered {
+            // The peer may be gone already, which is as good as closed.
+            let _ = self.socket.shutdown().await;
+        }
     }
 
     fn too_slow(&self) -> WriteError {

@@ -97,94 +97,86 @@ impl Group {
         peers: Option<Peers>,
     ) -> BoxFuture<'static, Result<Self, StartError>> {
         // Boxed, so that this crate compiles what it awaits, and not each that awaits it (docs/HACKING.md, "Compile time").
-        Box::pin(Self::recover(settings, journal, checkpoints, machine, peers))
-    }
-
-    async fn recover(
-        settings: GroupSettings,
-        journal: Journal,
-        checkpoints: CheckpointStore,
-        machine: Arc<dyn Machine>,
-        peers: Option<Peers>,
-    ) -> Result<Self, StartError> {
-        let (shard, node) = (settings.shard, settings.node);
-        let recovery = |reason: String| StartError::Recovery { shard, reason };
-        let (applied_sender, applied) = watch::channel(LogPosition::default());
-        let checkpoints = Checkpoints::new(checkpoints, journal.clone(), shard);
-        let applier = {
-            let checkpoints = Arc::clone(&checkpoints);
-            crate::blocking::blocking(move || Applier::recover(machine, checkpoints, applied_sender))
-                .await
-                .map_err(|error| recovery(error.to_string()))?
-                .map_err(|error| recovery(error.to_string()))?
-        };
-        let config = Arc::new(
-            settings
-                .config()
-                .validate()
-                .map_err(|e| StartError::Config(e.to_string()))?,
-        );
-        let lease = Duration::from_millis(config.election_timeout_max);
-        let network = Network::new(peers, shard, settings.network.clone(), Arc::clone(&checkpoints));
-        let store = LogStore::new(journal.clone(), shard);
-        let raft = Raft::new(node.0.into(), config, network, store, applier)
-            .await
-            .map_err(|error| recovery(error.to_string()))?;
-        checkpoints.serve();
-
-        let founded = raft
-            .is_initialized()
-            .await
-            .map_err(|error| recovery(error.to_string()))?;
-        let alone = BTreeSet::from([node]);
-        if !founded && settings.founders == alone {
-            leadership::initialize(&raft, node, &alone).await;
-        } else if founded && raft.voter_ids().eq([u64::from(node.0)]) {
-            // Nobody else can be leading.
-            raft.trigger()
-                .elect(false)
+        Box::pin(async move {
+            let (shard, node) = (settings.shard, settings.node);
+            let recovery = |reason: String| StartError::Recovery { shard, reason };
+            let (applied_sender, applied) = watch::channel(LogPosition::default());
+            let checkpoints = Checkpoints::new(checkpoints, journal.clone(), shard);
+            let applier = {
+                let checkpoints = Arc::clone(&checkpoints);
+                crate::blocking::blocking(move || Applier::recover(machine, checkpoints, applied_sender))
+                    .await
+                    .map_err(|error| recovery(error.to_string()))?
+                    .map_err(|error| recovery(error.to_string()))?
+            };
+            let config = Arc::new(
+                settings
+                    .config()
+                    .validate()
+                    .map_err(|e| StartError::Config(e.to_string()))?,
+            );
+            let lease = Duration::from_millis(config.election_timeout_max);
+            let network = Network::new(peers, shard, settings.network.clone(), Arc::clone(&checkpoints));
+            let store = LogStore::new(journal.clone(), shard);
+            let raft = Raft::new(node.0.into(), config, network, store, applier)
                 .await
                 .map_err(|error| recovery(error.to_string()))?;
-        }
+            checkpoints.serve();
 
-        let contact = Arc::new(Mutex::new(Contact::default()));
-        let (leadership_sender, leadership) = watch::channel(Leadership::Unknown);
-        let members_now = Members::of(&raft.server_metrics().borrow_watched().membership_config);
-        let (members_sender, members) = watch::channel(members_now);
-        let (handing_over, handing_over_receiver) = watch::channel(None);
-        let publisher = tokio::spawn(leadership::publish(
-            raft.clone(),
-            node,
-            applied.clone(),
-            handing_over_receiver,
-            leadership_sender,
-            members_sender,
-        ));
-        let (nudges, nudges_receiver) = mpsc::channel(NUDGES_MAX);
-        let nudged = Nudged {
-            raft: raft.clone(),
-            shard,
-            node,
-            founders: settings.founders,
-            journal,
-            contact: Arc::clone(&contact),
-            lease,
-        };
-        let nudged = tokio::spawn(nudged.run(nudges_receiver));
-        Ok(Self {
-            inbound: Inbound::new(raft.clone(), Arc::clone(&checkpoints), contact, lease),
-            data: raft.data_metrics(),
-            built: checkpoints.built(),
-            raft,
-            node,
-            lease,
-            handing_over: Arc::new(handing_over),
-            leadership,
-            members,
-            applied,
-            checkpoints,
-            nudges,
-            tasks: Arc::new(Tasks(Mutex::new(vec![publisher, nudged]))),
+            let founded = raft
+                .is_initialized()
+                .await
+                .map_err(|error| recovery(error.to_string()))?;
+            let alone = BTreeSet::from([node]);
+            if !founded && settings.founders == alone {
+                leadership::initialize(&raft, node, &alone).await;
+            } else if founded && raft.voter_ids().eq([u64::from(node.0)]) {
+                // Nobody else can be leading.
+                raft.trigger()
+                    .elect(false)
+                    .await
+                    .map_err(|error| recovery(error.to_string()))?;
+            }
+
+            let contact = Arc::new(Mutex::new(Contact::default()));
+            let (leadership_sender, leadership) = watch::channel(Leadership::Unknown);
+            let members_now = Members::of(&raft.server_metrics().borrow_watched().membership_config);
+            let (members_sender, members) = watch::channel(members_now);
+            let (handing_over, handing_over_receiver) = watch::channel(None);
+            let publisher = tokio::spawn(leadership::publish(
+                raft.clone(),
+                node,
+                applied.clone(),
+                handing_over_receiver,
+                leadership_sender,
+                members_sender,
+            ));
+            let (nudges, nudges_receiver) = mpsc::channel(NUDGES_MAX);
+            let nudged = Nudged {
+                raft: raft.clone(),
+                shard,
+                node,
+                founders: settings.founders,
+                journal,
+                contact: Arc::clone(&contact),
+                lease,
+            };
+            let nudged = tokio::spawn(nudged.run(nudges_receiver));
+            Ok(Self {
+                inbound: Inbound::new(raft.clone(), Arc::clone(&checkpoints), contact, lease),
+                data: raft.data_metrics(),
+                built: checkpoints.built(),
+                raft,
+                node,
+                lease,
+                handing_over: Arc::new(handing_over),
+                leadership,
+                members,
+                applied,
+                checkpoints,
+                nudges,
+                tasks: Arc::new(Tasks(Mutex::new(vec![publisher, nudged]))),
+            })
         })
     }
 

@@ -110,27 +110,25 @@ impl Region {
         parts: RegionParts,
     ) -> BoxFuture<'static, Result<Self, RegionStartError>> {
         // Boxed, so that this crate compiles what it awaits, and not each that awaits it (docs/HACKING.md, "Compile time").
-        Box::pin(Self::recover(settings, parts))
-    }
-
-    async fn recover(settings: RegionSettings, parts: RegionParts) -> Result<Self, RegionStartError> {
-        let inner = assemble(settings, parts).await?;
-        let region = Self {
-            inner: Arc::clone(&inner),
-        };
-        if let Err(error) = region.join().await {
-            region.shutdown().await;
-            return Err(error);
-        }
-        let tasks = &inner.tasks;
-        tasks.spawn(driver::maintain(Arc::clone(&inner)));
-        tasks.spawn(hosting::run(Arc::clone(&inner)));
-        tasks.spawn(crate::changes::run(Arc::clone(&inner)));
-        if let Some(tier) = inner.tier() {
-            tasks.spawn(crate::tier::driver::run(Arc::clone(&inner), tier));
-        }
-        tasks.spawn(crate::planner::run(Arc::clone(&inner)));
-        Ok(region)
+        Box::pin(async move {
+            let inner = assemble(settings, parts).await?;
+            let region = Self {
+                inner: Arc::clone(&inner),
+            };
+            if let Err(error) = region.join().await {
+                region.shutdown().await;
+                return Err(error);
+            }
+            let tasks = &inner.tasks;
+            tasks.spawn(driver::maintain(Arc::clone(&inner)));
+            tasks.spawn(hosting::run(Arc::clone(&inner)));
+            tasks.spawn(crate::changes::run(Arc::clone(&inner)));
+            if let Some(tier) = inner.tier() {
+                tasks.spawn(crate::tier::driver::run(Arc::clone(&inner), tier));
+            }
+            tasks.spawn(crate::planner::run(Arc::clone(&inner)));
+            Ok(region)
+        })
     }
 
     async fn join(&self) -> Result<(), RegionStartError> {

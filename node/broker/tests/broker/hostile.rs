@@ -1,5 +1,6 @@
 //! Clients that are slow, stuck or hostile are cut off, and harm nobody else.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use crate::harness::{PATIENCE, TestBroker, batch, fetch, produce};
@@ -215,6 +216,20 @@ async fn a_shutdown_wakes_waiting_fetches_and_closes_everything() {
     );
     assert!(waiting.frame().await.is_none());
     assert!(idle.frame().await.is_none());
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_resets_who_was_never_answered_and_closes_the_others() {
+    let broker = TestBroker::start().await;
+    let (mut new, mut served) = (broker.client().await, broker.client().await);
+    served.call(&ApiVersionsRequest::default(), 0).await;
+    broker.until_metric("meridian_connections", 2.0).await;
+    broker.begin_shutdown();
+    let mut byte = [0];
+    let reset = new.stream.read(&mut byte).await.unwrap_err();
+    assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(served.stream.read(&mut byte).await.unwrap(), 0);
     broker.stop().await;
 }
 
