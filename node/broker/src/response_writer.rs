@@ -133,10 +133,13 @@ impl ResponseWriter {
     }
 
     /// Tells the peer that nothing more comes. One that was sent nothing finds its connection reset.
-    pub(crate) async fn close(&mut self) {
+    pub(crate) async fn close(mut self) {
         if self.has_answered {
             // The peer may be gone already, which is as good as closed.
             let _ = self.socket.shutdown().await;
+        } else {
+            // To drop it would tell the peer.
+            self.socket.forget();
         }
     }
 
