@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use meridian_controller::Command as ControlCommand;
-use meridian_journal::{Disk, FaultyDisk, Journal, JournalSettings, RealDisk};
+use meridian_journal::{Disk, FaultyDisk, Journal, JournalSettings};
 use meridian_net::testing::MemoryNet;
 use meridian_shard::{
     AppendError, OffsetSpec, PeerSettings, ReadError, ReadFrom, Region, RegionParts, RegionSettings,
@@ -17,8 +17,11 @@ use meridian_state::ProduceRejection;
 use meridian_types::{NodeId, Offset, Partition, ProducerId, TimestampMs, TopicId, Uuid};
 use meridian_wire::batch::{BatchBuilder, BatchHeader, Compression};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
+use self::disk::open_disk;
+
+#[path = "support/disk.rs"]
+mod disk;
 mod support;
 
 /// How long anything may take before a test fails.
@@ -109,18 +112,6 @@ impl Node {
     async fn stop(self) {
         self.region.shutdown().await;
         self.writer.join().expect("the writer ends well");
-    }
-}
-
-/// A directory that a node may still hold which was stopped a moment ago.
-async fn open_disk(directory: &Path) -> RealDisk {
-    let started = Instant::now();
-    loop {
-        match RealDisk::open(directory) {
-            Ok(disk) => return disk,
-            Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

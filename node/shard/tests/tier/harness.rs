@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use meridian_journal::{Disk, Journal, JournalSettings, RealDisk};
+use meridian_journal::{Disk, Journal, JournalSettings};
 use meridian_net::testing::MemoryNet;
 use meridian_shard::{
     Bucket, OffsetSpec, PeerSettings, ReadError, ReadFrom, Region, RegionParts, RegionSettings,
@@ -21,6 +21,7 @@ use meridian_wire::batch::{BatchBuilder, BatchHeader, Compression, Record, recor
 use object_store::local::LocalFileSystem;
 use tokio::time::Instant;
 
+use crate::disk::open_disk;
 use crate::support;
 
 pub(crate) const SHARDS: u32 = 4;
@@ -292,18 +293,6 @@ impl Node {
     pub(crate) async fn stop(self) {
         self.region.shutdown().await;
         self.writer.join().expect("the writer ends well");
-    }
-}
-
-/// A directory that a node may still hold which was stopped a moment ago.
-async fn open_disk(directory: &Path) -> RealDisk {
-    let started = Instant::now();
-    loop {
-        match RealDisk::open(directory) {
-            Ok(disk) => return disk,
-            Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

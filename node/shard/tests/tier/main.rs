@@ -2,6 +2,8 @@
 
 mod compaction;
 mod deletion;
+#[path = "../support/disk.rs"]
+mod disk;
 mod harness;
 mod merge;
 mod restore;
