@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_types::{
-    LeaderEpoch, Offset, Partition, RaftIndex, ShardId, Term, TimestampMs, TopicId, Uuid, shard_of,
+    LeaderEpoch, Offset, Partition, RaftIndex, ShardId, ShardMap, Term, TimestampMs, TopicId, Uuid,
 };
 use meridian_wire::batch::{BatchBuilder, BatchHeader, Compression};
 
@@ -18,7 +18,7 @@ use crate::topics_file::{NamedTopic, TopicsFile};
 pub struct SampleBucket {
     store: Store,
     cluster: String,
-    shards: u32,
+    shards: ShardMap,
     limits: BundleLimits,
     topics: Vec<NamedTopic>,
     log_starts: BTreeMap<Partition, Offset>,
@@ -34,7 +34,7 @@ impl SampleBucket {
         Self {
             store,
             cluster: cluster.to_owned(),
-            shards,
+            shards: ShardMap::shared(shards),
             limits,
             topics: Vec::new(),
             log_starts: BTreeMap::new(),
@@ -86,7 +86,7 @@ impl SampleBucket {
         let header = BatchHeader::parse(&batch).expect("a batch");
         self.ends.insert(partition, header.next_offset());
         self.waiting
-            .entry(shard_of(partition, self.shards))
+            .entry(self.shards.of(partition))
             .or_default()
             .entry(partition)
             .or_default()
@@ -128,7 +128,7 @@ impl SampleBucket {
     /// Deletes records below `offset`; what of the manifest lies wholly below goes.
     pub fn trim(&mut self, partition: Partition, offset: Offset) {
         self.log_starts.insert(partition, offset);
-        if let Some(manifest) = self.manifests.get_mut(&shard_of(partition, self.shards)) {
+        if let Some(manifest) = self.manifests.get_mut(&self.shards.of(partition)) {
             manifest.trim(partition, offset, TimestampMs(0));
         }
     }
@@ -187,7 +187,7 @@ impl SampleBucket {
 
     /// The manifest of the shard that holds `partition`.
     pub fn manifest(&self, partition: Partition) -> (ShardId, &Manifest) {
-        let shard = shard_of(partition, self.shards);
+        let shard = self.shards.of(partition);
         (shard, &self.manifests[&shard])
     }
 

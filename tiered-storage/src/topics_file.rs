@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{RaftIndex, TimestampMs, TopicId, Uuid};
+use meridian_types::{RaftIndex, RegionNumber, ShardMap, TimestampMs, TopicId, Uuid};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -18,8 +18,8 @@ pub struct TopicsFile {
     pub cluster: String,
     /// Name of the region.
     pub region: String,
-    /// How many data shards the region has.
-    pub shards: u32,
+    /// How partitions are dealt to the region's shards.
+    pub shards: ShardMap,
     /// Last entry of the controller's log that it knows.
     pub index: RaftIndex,
     /// When it was written, by its writer's clock.
@@ -65,10 +65,19 @@ struct Document {
     schema: String,
     cluster: String,
     region: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    region_number: u16,
     shards: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    home_shards: u32,
     index: u64,
     written_at: i64,
     topics: Vec<DocumentTopic>,
+}
+
+/// What a region that is alone leaves out.
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -96,7 +105,9 @@ impl TopicsFile {
             schema: SCHEMA.to_owned(),
             cluster: self.cluster.clone(),
             region: self.region.clone(),
-            shards: self.shards,
+            region_number: self.shards.region.0,
+            shards: self.shards.shared,
+            home_shards: self.shards.home,
             index: self.index.0,
             written_at: self.written_at.0,
             topics: self
@@ -124,11 +135,13 @@ impl TopicsFile {
             return Err(TopicsFileError::Schema { found: head.schema });
         }
         let document: Document = serde_json::from_slice(bytes)?;
-        if !document.shards.is_power_of_two() {
-            return Err(TopicsFileError::Value(format!(
-                "it names {} shards, expected a power of two",
-                document.shards
-            )));
+        for (shards, may_be_none) in [(document.shards, false), (document.home_shards, true)] {
+            let may_be = shards.is_power_of_two() || (shards == 0 && may_be_none);
+            if !may_be {
+                return Err(TopicsFileError::Value(format!(
+                    "it names {shards} shards, expected a power of two"
+                )));
+            }
         }
         let topics = document
             .topics
@@ -151,7 +164,11 @@ impl TopicsFile {
         Ok(Self {
             cluster: document.cluster,
             region: document.region,
-            shards: document.shards,
+            shards: ShardMap {
+                region: RegionNumber(document.region_number),
+                shared: document.shards,
+                home: document.home_shards,
+            },
             index: RaftIndex(document.index),
             written_at: TimestampMs(document.written_at),
             topics,
@@ -177,7 +194,7 @@ mod tests {
         TopicsFile {
             cluster: "c".to_owned(),
             region: "west".to_owned(),
-            shards: 16,
+            shards: ShardMap::shared(16),
             index: RaftIndex(12),
             written_at: TimestampMs(1000),
             topics: vec![NamedTopic {
@@ -203,6 +220,20 @@ mod tests {
             read.topic_by_id(TopicId(Uuid::from_u128(7)))
         );
         assert!(read.topic("payments").is_none());
+    }
+
+    #[test]
+    fn shards_of_topics_that_stay_in_the_region_come_back() {
+        let shards = ShardMap {
+            region: RegionNumber(7),
+            shared: 16,
+            home: 4,
+        };
+        let file = TopicsFile { shards, ..file() };
+        assert_eq!(TopicsFile::decode(&file.encode()).unwrap(), file);
+        let text = String::from_utf8(file.encode()).unwrap();
+        let wrong = text.replace("\"home_shards\": 4", "\"home_shards\": 3");
+        assert!(TopicsFile::decode(wrong.as_bytes()).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use meridian_types::{Partition, ShardId, shard_of};
+use meridian_types::{Partition, ShardId};
 use parking_lot::Mutex;
 
 use crate::bundle::{BundleError, Footer, FooterPlace, HEAD_BYTES, check_frame, check_head, unframe};
@@ -216,7 +216,7 @@ impl Verifier<'_> {
             ));
         }
         for (partition, extents) in file.manifest.partitions() {
-            let belongs_to = shard_of(partition, self.catalog.topics.file.shards);
+            let belongs_to = self.catalog.topics.file.shards.of(partition);
             if belongs_to != shard {
                 let what =
                     format!("it is in the manifest of shard {shard}, but belongs to shard {belongs_to}");

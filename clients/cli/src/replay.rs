@@ -188,7 +188,7 @@ impl From<PlanError> for CliError {
                 Self::usage(error.to_string()).advise("name brokers of the bucket's cluster by --brokers")
             }
             PlanError::Tail(source) => of_brokers(error.to_string(), source),
-            PlanError::NoPartition { .. } => Self::usage(error.to_string()),
+            PlanError::NoPartition { .. } | PlanError::OtherRegion { .. } => Self::usage(error.to_string()),
             PlanError::TopicName { .. } => Self::check(error.to_string()),
             PlanError::Read { source, .. } => of_read(error.to_string(), source.is_retriable()),
         }

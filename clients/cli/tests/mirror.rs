@@ -214,6 +214,58 @@ fn a_client_goes_on_through_a_switchover_and_consumers_read_next_door() {
 }
 
 #[test]
+fn a_topic_that_stays_in_a_region_is_served_from_there_and_compared_with_nothing() {
+    let east = Region::start(0, "east", &[]);
+    let west = Region::start(1, "west", &[&east.geo]);
+    until("the regions know each other", || {
+        let listed = east.json(&["region", "list"]);
+        listed["regions"].as_array().is_some_and(|regions| {
+            regions.len() == 2 && regions.iter().all(|region| region["is_registered"] == true)
+        })
+    });
+    let create = [
+        "topic",
+        "create",
+        "audit",
+        "--partitions",
+        "2",
+        "--config",
+        "geo.home=west",
+    ];
+    let created = east.run(&create);
+    assert!(
+        created.status.success(),
+        "{}",
+        String::from_utf8_lossy(&created.stderr)
+    );
+    // A client that knows the other region's brokers only goes where the topic is.
+    let mut producer = east
+        .command(&["produce", "audit"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = producer.stdin.take().unwrap();
+    write(&mut stdin, 0..500);
+    drop(stdin);
+    assert!(producer.wait().unwrap().success());
+    for region in [&east, &west] {
+        until("all is read", || {
+            region.read("audit", "east") == Ok(numbers(0..500))
+        });
+    }
+    let status = east.json(&["topic", "describe", "audit"]);
+    assert!(
+        status.to_string().contains("100001") && !status.to_string().contains("\"leader\":1,"),
+        "{status}"
+    );
+    until("the rest proves equal", || {
+        let proof = east.json(&["mirror", "verify"]);
+        proof["is_equal"] == true && !proof.to_string().contains("audit")
+    });
+}
+
+#[test]
 fn a_stock_client_that_knows_only_a_mirror_gets_the_topic_that_it_writes_to() {
     if Command::new("kcat").arg("-V").output().is_err() {
         println!("not run: kcat is not installed");

@@ -115,9 +115,9 @@ fn context(
         eviction_ms: SESSION_EVICTION_MS,
     };
     // A topic id is 122 random bits from the node's own source.
-    let random = || region.new_topic_id().0.as_u128();
+    let random = || region.new_topic_id(None).0.as_u128();
     let ids = region.clone();
-    let member_ids: MemberIds = Box::new(move || ids.new_topic_id().to_string());
+    let member_ids: MemberIds = Box::new(move || ids.new_topic_id(None).to_string());
     let group_settings = GroupSettings {
         session_timeout_min_ms: configs.group_session_timeout_min_ms,
         session_timeout_max_ms: configs.group_session_timeout_max_ms,

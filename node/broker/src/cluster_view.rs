@@ -4,13 +4,14 @@
 //! that its shard is placed on; in sync are those of them that are heard; a node that is not heard is no broker.
 //!
 //! All regions of a deployment are one cluster (`docs/decisions/0014-mirror.md`): leaders are those of the region that owns
-//! it, the replicas of the others come behind its own, and every broker is named wherever a client asks.
+//! it, the replicas of the others come behind its own, and every broker is named wherever a client asks. Topics that stay in one
+//! region have leaders and replicas there only, whoever owns the cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_controller::Controller;
 use meridian_shard::{Region, RemoteRegions};
-use meridian_types::{LeaderEpoch, NodeId, Partition, RegionEpoch, RegionNumber, ShardId};
+use meridian_types::{LeaderEpoch, NodeId, Partition, RegionEpoch, RegionNumber, ShardId, ShardMap};
 use meridian_wire::{ErrorCode, Str};
 
 use crate::context::Caller;
@@ -143,7 +144,13 @@ fn is_in_force((_, epoch): &(NodeId, LeaderEpoch), present: RegionEpoch) -> bool
 
 /// The leader of a partition's shard with its epoch, for clients that came to the wrong node (KIP-951).
 pub(crate) fn leader_hint(region: &Region, partition: Partition) -> Option<(NodeId, LeaderEpoch)> {
-    let (leader, epoch) = leader_of(region, region.shard_of(partition))?;
+    let shard = region.shard_of(partition);
+    let leader = match partition.topic.home() {
+        None => leader_of(region, shard),
+        Some(home) if home == region.number() => region.leader_and_epoch_of(shard),
+        Some(_) => region.remote().staying(partition, region.shards())?.0,
+    };
+    let (leader, epoch) = leader?;
     // This node may just have lost or won it: to point at itself would send the client in circles.
     (leader != region.node_id()).then_some((leader, epoch))
 }
@@ -160,7 +167,12 @@ pub(crate) fn live_replicas(region: &Region, shard: ShardId) -> (usize, usize) {
 /// Leaders and replicas of all shards, taken once for a whole answer.
 pub(crate) struct ClusterView {
     pub(crate) nodes: Vec<Node>,
-    shards: Vec<ShardView>,
+    /// Of topics that every region has.
+    shared: Vec<ShardView>,
+    /// Of topics that stay in one region: how partitions are dealt to its shards, and those of them that are its own.
+    staying: BTreeMap<RegionNumber, (ShardMap, Vec<ShardView>)>,
+    /// Of a topic that stays in a region of which nothing is known.
+    unknown: ShardView,
 }
 
 /// Who holds the partitions of one shard.
@@ -186,15 +198,16 @@ impl ClusterView {
         let controller = region.controller();
         let is_elsewhere = controller.is_owned_elsewhere();
         let present = controller.ownership().region_epoch;
-        let shard = |shard: ShardId| {
+        // A leader that is not among the brokers would send clients in circles.
+        let is_broker = |(leader, _): &(NodeId, LeaderEpoch)| nodes.iter().any(|node| node.id == *leader);
+        let shared = |shard: ShardId| {
             let leader = match is_elsewhere {
                 true => remote.leader_of(shard),
                 false => region.leader_and_epoch_of(shard),
             };
-            // A leader that is not among the brokers would send clients in circles.
             let leader = leader
                 .filter(|leader| is_in_force(leader, present))
-                .filter(|(leader, _)| nodes.iter().any(|node| node.id == *leader));
+                .filter(is_broker);
             let replicas = all_replicas(
                 is_elsewhere,
                 controller.replicas_of(shard),
@@ -202,16 +215,43 @@ impl ClusterView {
             );
             ShardView::new(leader, &replicas, &alive)
         };
-        let count = controller.founding().map_or(0, |founding| founding.shards);
-        let shards = (0..count).map(ShardId).map(shard).collect();
+        let map = region.shard_map();
+        let home_shards = |map: ShardMap| (map.shared..map.count()).map(ShardId);
+        let own = home_shards(map).map(|shard| {
+            let leader = region.leader_and_epoch_of(shard).filter(is_broker);
+            ShardView::new(leader, controller.replicas_of(shard), &alive)
+        });
+        let mut staying = BTreeMap::from([(map.region, (map, own.collect()))]);
+        for other in remote.present() {
+            let map = other.shard_map(map.shared);
+            let shards = home_shards(map).map(|shard| {
+                let (leader, replicas) = other.shard(shard);
+                ShardView::new(leader.filter(is_broker), &replicas, &alive)
+            });
+            staying.insert(other.number, (map, shards.collect()));
+        }
+        let unknown = ShardView::new(None, &[], &alive);
+        let shared = (0..map.shared).map(ShardId).map(shared).collect();
         drop(controller);
-        Self { nodes, shards }
+        Self {
+            nodes,
+            shared,
+            staying,
+            unknown,
+        }
     }
 
     /// The shard of a partition.
     pub(crate) fn of(&self, partition: Partition) -> &ShardView {
-        let count = u32::try_from(self.shards.len()).expect("a region has few shards");
-        &self.shards[meridian_types::shard_of(partition, count).0 as usize]
+        let count = u32::try_from(self.shared.len()).expect("a region has few shards");
+        let found = match partition.topic.home() {
+            None => self.shared.get(ShardMap::shared(count).of(partition).0 as usize),
+            Some(home) => self.staying.get(&home).and_then(|(map, shards)| {
+                let place = map.of(partition).0.checked_sub(map.shared)?;
+                shards.get(place as usize)
+            }),
+        };
+        found.unwrap_or(&self.unknown)
     }
 }
 

@@ -107,6 +107,7 @@ pub(crate) fn of_create_topic(error: &CreateTopicError) -> ErrorCode {
         CreateTopicError::Name(_) | CreateTopicError::Collision { .. } => ErrorCode::InvalidTopicException,
         CreateTopicError::Partitions { .. } => ErrorCode::InvalidPartitions,
         CreateTopicError::Config(error) => of_config(error),
+        CreateTopicError::Home { .. } => ErrorCode::InvalidConfig,
         // The next try has another id.
         CreateTopicError::IdTaken { .. } => ErrorCode::RequestTimedOut,
     }

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_controller::{Command, Controller, CreateTopicError, NewTopic, NotOwner, Outcome, Topic};
-use meridian_shard::ControlError;
+use meridian_controller::{
+    Command, Controller, CreateTopicError, HOME_CONFIG, NewTopic, NotOwner, Outcome, Topic,
+};
+use meridian_shard::{ControlError, Region};
+use meridian_types::RegionNumber;
 use meridian_wire::ErrorCode;
 use tokio::time::timeout;
 
@@ -44,18 +47,83 @@ pub(crate) async fn create(caller: &Caller, topics: Vec<NewTopic>) -> Vec<Result
     }
 }
 
+/// A topic to be created, with the region that its records are to stay in, if they are: where that was asked for
+/// (`geo.home`), or in this one if the name is excluded from the mirror (`geo.topics.exclude`).
+pub(crate) fn new_topic(
+    region: &Region,
+    controller: &Controller,
+    name: String,
+    partitions: u32,
+    mut configs: BTreeMap<String, String>,
+) -> Result<NewTopic, Refusal> {
+    let own = controller.founding().filter(|_| controller.is_geo());
+    let asked = configs.get(HOME_CONFIG).map(|home| home.trim().to_owned());
+    let is_excluded = || controller.broker_settings(region.node_id()).excludes(&name);
+    let home = match (asked, own) {
+        (Some(home), _) if !home.is_empty() => Some(home),
+        (None, Some(own)) if is_excluded() => Some(own.region.clone()),
+        _ => None,
+    };
+    let home = home.map(|home| {
+        let number = home_number(region, controller, &home)?;
+        configs.insert(HOME_CONFIG.to_owned(), home);
+        Ok::<_, Refusal>(number)
+    });
+    Ok(NewTopic {
+        id: region.new_topic_id(home.transpose()?),
+        name,
+        partitions,
+        configs,
+    })
+}
+
+/// The number of a region that is to keep a topic, if it can.
+fn home_number(region: &Region, controller: &Controller, home: &str) -> Result<RegionNumber, Refusal> {
+    let refused = |message: String| (ErrorCode::InvalidConfig, message);
+    let found = controller.regions().find(|it| it.name == home);
+    let number = found.map(|it| it.number).ok_or_else(|| {
+        let known: Vec<_> = controller.regions().map(|it| it.name.as_str()).collect();
+        let known = match known.is_empty() {
+            true => "this region has no others beside it".to_owned(),
+            false => format!("known are {}", known.join(", ")),
+        };
+        refused(format!("geo.home is {home:?}: there is no such region; {known}"))
+    })?;
+    let map = match number == region.number() {
+        true => Some(region.shard_map()),
+        false => region
+            .remote()
+            .region(number)
+            .map(|it| it.shard_map(region.shards())),
+    };
+    match map {
+        Some(map) if map.home > 0 => Ok(number),
+        Some(_) => Err(refused(format!(
+            "geo.home is {home:?}: that region was founded by a version of Meridian without topics that stay in one region"
+        ))),
+        None => Err(refused(format!(
+            "geo.home is {home:?}: nothing was heard of that region yet; see 'meridian link status', then ask again"
+        ))),
+    }
+}
+
 /// Creates what a client asked for by using it, with the defaults. Whether it worked shows in the metadata.
 pub(crate) async fn create_on_demand(caller: &Caller, names: BTreeSet<String>) {
     let region = &caller.context.region;
     let partitions = caller.context.configs().num_partitions;
-    let new_topic = |name: String| NewTopic {
-        name,
-        id: region.new_topic_id(),
-        partitions,
-        configs: BTreeMap::new(),
-    };
     let names = names.into_iter().filter(|name| catalog::is_valid_name(name));
-    let topics: Vec<NewTopic> = names.take(ON_DEMAND_TOPICS_MAX).map(new_topic).collect();
+    let topics: Vec<NewTopic> = {
+        let controller = region.controller();
+        let new = |name| new_topic(region, &controller, name, partitions, BTreeMap::new());
+        let (topics, refused): (Vec<_>, Vec<_>) =
+            names.take(ON_DEMAND_TOPICS_MAX).map(new).partition(Result::is_ok);
+        for (_, message) in refused.into_iter().filter_map(Result::err) {
+            caller.context.warn_limited(|suppressed| {
+                tracing::warn!(message, suppressed, "a topic was not created on demand");
+            });
+        }
+        topics.into_iter().flatten().collect()
+    };
     if region.controller().is_owned_elsewhere() {
         // A client may never ask another broker than this one.
         return create_at_owner(caller, topics).await;

@@ -7,9 +7,9 @@ use thiserror::Error;
 
 use crate::codec::{Fault, get_str, get_topic, put_bytes, put_count, put_i64, put_u32, put_u64};
 use crate::configs::{self, ConfigChange, Configs};
-use crate::controller::{Founding, SHARDS_MAX};
+use crate::controller::{Founding, HOME_SHARDS_MAX, SHARDS_MAX};
 use crate::geo::{GeoFounding, GeoRegion, Ownership};
-use crate::node::NodeRegistration;
+use crate::node::{HOME_LEVEL, NodeRegistration};
 use crate::plan;
 use crate::settings::broker::BrokerSettings;
 use crate::topic::NewTopic;
@@ -211,7 +211,12 @@ impl Command {
         nodes: Vec<NodeRegistration>,
         copies: usize,
     ) -> Self {
-        let placements = plan::initial(founding.shards.min(SHARDS_MAX), &nodes, copies);
+        let shared = founding.shards.min(SHARDS_MAX);
+        let home = match nodes.iter().all(|node| node.version_max >= HOME_LEVEL) {
+            true => shared.min(HOME_SHARDS_MAX),
+            false => 0,
+        };
+        let placements = plan::initial(shared + home, &nodes, copies);
         Self::Found {
             founding,
             nodes,

@@ -164,7 +164,21 @@ pub(crate) fn alter_topic(
 ) -> Result<Configs, ConfigError> {
     let setting = |name: &str| known("topic", topic::SETTINGS, name);
     let in_force = |setting: &Setting| setting.resolve(&[], cluster).value;
-    let altered = alter(change, present, setting, in_force)?;
+    let mut altered = alter(change, present, setting, in_force)?;
+    let is_named = |op: &ConfigOp| matches!(op, ConfigOp::Set { name, .. } if name == topic::HOME);
+    if change.replace_all && !change.ops.iter().any(is_named) {
+        // What is not named goes back to its default; this cannot.
+        altered.extend(
+            present
+                .get_key_value(topic::HOME)
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+    }
+    if topic::home(&altered) != topic::home(present) {
+        let what =
+            "geo.home is decided when a topic is made: make another topic, and copy the records".to_owned();
+        return Err(ConfigError::Conflict { what });
+    }
     TopicSettings::check(&altered, cluster)?;
     Ok(altered)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use meridian_lineage::{ContentCommand, Effect, Staging, Standing, TurnRejected};
 use meridian_types::{
-    LogPosition, NodeId, Partition, ProducerId, RegionEpoch, RegionNumber, ShardId, TimestampMs, TopicId,
-    shard_of,
+    LogPosition, NodeId, Partition, ProducerId, RegionEpoch, RegionNumber, ShardId, ShardMap, TimestampMs,
+    TopicId,
 };
 
 use crate::command::Command;
@@ -18,7 +18,7 @@ use crate::outcome::{
 };
 use crate::placement::Placement;
 use crate::settings::broker::BrokerSettings;
-use crate::settings::topic::TopicSettings;
+use crate::settings::topic::{self, TopicSettings};
 use crate::topic::{CreateTopicError, DeletedTopic, NewTopic, PARTITIONS_MAX, Topic, Topics};
 
 mod membership;
@@ -72,6 +72,9 @@ pub struct Founding {
 
 /// Most data shards of a region.
 pub const SHARDS_MAX: u32 = 1 << 12;
+
+/// Most shards of a region for topics that stay in it.
+pub(crate) const HOME_SHARDS_MAX: u32 = 4;
 
 /// Most producer ids of one block.
 pub const PRODUCER_IDS_MAX: u32 = 1_000_000;
@@ -151,7 +154,19 @@ impl Controller {
 
     /// The shard that holds a partition; `None` before the founding.
     pub fn shard_of(&self, partition: Partition) -> Option<ShardId> {
-        Some(shard_of(partition, self.founding.as_ref()?.shards))
+        Some(self.shard_map()?.of(partition))
+    }
+
+    /// How partitions are dealt to the region's shards; `None` before the founding.
+    pub fn shard_map(&self) -> Option<ShardMap> {
+        let shared = self.founding.as_ref()?.shards;
+        // Every shard has a placement, and the controller.
+        let placed = u32::try_from(self.placements.len()).unwrap_or(u32::MAX);
+        Some(ShardMap {
+            region: self.region_number(),
+            shared,
+            home: placed.saturating_sub(shared + 1),
+        })
     }
 
     /// A topic by its name.
@@ -440,10 +455,16 @@ impl Controller {
     /// Answers the topic's configs in canonical form.
     fn check_new_topic(&self, new: &NewTopic) -> Result<Configs, CreateTopicError> {
         self.topics.check_new(new)?;
-        Ok(configs::canonical_topic_configs(
-            &new.configs,
-            &self.cluster_configs,
-        )?)
+        let configs = configs::canonical_topic_configs(&new.configs, &self.cluster_configs)?;
+        let home = new.id.home().and_then(|number| self.region(number));
+        match (new.id.home(), topic::home(&configs)) {
+            (None, None) => Ok(configs),
+            (Some(_), Some(name)) if home.is_some_and(|region| region.name == *name) => Ok(configs),
+            (_, named) => Err(CreateTopicError::Home {
+                name: new.name.clone(),
+                home: named.cloned().unwrap_or_default(),
+            }),
+        }
     }
 
     fn create_topic(&mut self, new: &NewTopic, now: TimestampMs) -> Result<Arc<Topic>, CreateTopicError> {

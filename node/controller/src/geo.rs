@@ -101,6 +101,16 @@ pub enum RegionError {
         /// The number.
         number: RegionNumber,
     },
+    /// Delete them first.
+    #[error("topics that stay in region {number} alone: {topics}, '{example}' among them; delete them first")]
+    Home {
+        /// The region.
+        number: RegionNumber,
+        /// How many topics.
+        topics: usize,
+        /// Name of one.
+        example: String,
+    },
     /// Switch over to another region first.
     #[error("region {number} owns the cluster, or is about to; switch over to another region first")]
     Owner {
@@ -324,7 +334,15 @@ impl Controller {
         if self.standing.owner() == number || self.standing.progress().draining_to == Some(number) {
             return Err(RegionError::Owner { number });
         }
-        Ok(())
+        let mut staying = self.topics().filter(|topic| topic.id.home() == Some(number));
+        match staying.next() {
+            Some(first) => Err(RegionError::Home {
+                number,
+                topics: 1 + staying.count(),
+                example: first.name.to_string(),
+            }),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn set_region(&mut self, region: &GeoRegion) -> Result<(), RegionError> {

@@ -10,11 +10,15 @@ use thiserror::Error;
 ///
 /// 1 is a region of one node; 2 is a region of several: placements, drains, command and snapshot format 2; 3 is a
 /// region with a bucket: the shards' commands of the tier, and what they leave in the shards' snapshots; 4 is one of several
-/// regions: runs, region epochs and ownership, and where logs stand among the regions in snapshots.
-pub const FEATURE_LEVEL_MAX: u16 = 4;
+/// regions: runs, region epochs and ownership, and where logs stand among the regions in snapshots; 5 has shards for topics
+/// that stay in one region, in a region that is founded at it.
+pub const FEATURE_LEVEL_MAX: u16 = 5;
 
 /// The feature level of regions that are one of several.
 pub const GEO_LEVEL: u16 = 4;
+
+/// The feature level from which on a region that is one of several is founded with shards for topics that stay in it.
+pub const HOME_LEVEL: u16 = 5;
 
 /// A TCP address as others are told it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

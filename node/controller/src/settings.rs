@@ -1,6 +1,7 @@
 //! What can be configured: names, types, defaults and bounds of Kafka 4.3's configs.
 
 use crate::configs::{ConfigError, Configs, items};
+use crate::pattern;
 
 pub mod broker;
 pub mod topic;
@@ -71,6 +72,8 @@ pub enum Valid {
     OneOf(&'static [&'static str]),
     /// `*`, or `partition:broker` pairs.
     ThrottledReplicas,
+    /// Topic names, in which `*` stands for any characters.
+    TopicPatterns,
 }
 
 /// Where a config can be set.
@@ -230,6 +233,7 @@ impl Setting {
                 Valid::OneOf(words) if !words.contains(&item) => {
                     return Err(format!("items must be of {}", words.join(", ")));
                 }
+                Valid::TopicPatterns => pattern::check(item)?,
                 Valid::ThrottledReplicas if !is_throttled_replica(item) => {
                     return Err("it must be * or a list of partition:broker pairs".into());
                 }

@@ -88,6 +88,16 @@ pub enum CreateTopicError {
     /// Kafka's 40, INVALID_CONFIG.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Kafka's 40, INVALID_CONFIG: it is to stay in a region that the cluster does not have, or its id says another one.
+    #[error(
+        "topic '{name}' is to stay in region '{home}' (geo.home), which the cluster does not have; see 'meridian region list'"
+    )]
+    Home {
+        /// The topic's name.
+        name: String,
+        /// The region.
+        home: String,
+    },
     /// The proposer's id is nil or taken: propose again with a fresh one.
     #[error("topic id {id} is nil or taken already")]
     IdTaken {

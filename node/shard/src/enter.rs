@@ -11,7 +11,7 @@ use meridian_controller::{
 use meridian_journal::Journal;
 use meridian_peer::{AddressError, CallError, DialError, HostPort, Peers};
 use meridian_raft::Leadership;
-use meridian_types::{NodeId, RegionEpoch, ShardId, Uuid};
+use meridian_types::{NodeId, RegionEpoch, ShardId, Uuid, uuid_v4};
 use tokio::time::Instant;
 
 use crate::control::ControlMachine;
@@ -19,7 +19,7 @@ use crate::join::{self, Asked, JoinStep, SeedAnswer, Silent};
 use crate::message::{Introduced, JoinAnswer, JoinInfo, ReplicaAnswer, ReplicaQuestion, ReplicaState, kind};
 use crate::mirror;
 use crate::pacing::Known;
-use crate::region::{Inner, others, uuid_v4};
+use crate::region::{Inner, others};
 use crate::same_bucket;
 use crate::settings::RegionSettings;
 use crate::start::RegionStartError;

@@ -84,7 +84,7 @@ pub use meridian_lineage::Role as MirrorRole;
 pub use meridian_peer::{HostPort, PeerSettings, PeerTls, Peers};
 pub use meridian_raft::Leadership;
 pub use mirror::{
-    CopyAge, GeoSettings, HeldByTooFew, MirrorLinkStatus, MirrorRegionStatus, MirrorShardStatus,
+    CopyAge, GeoSettings, HeldByTooFew, Hosts, MirrorLinkStatus, MirrorRegionStatus, MirrorShardStatus,
     MirrorStatus, PartitionDigest, RemoteNode, RemoteRegion, RemoteRegions, RemoteShard, SwitchOverError,
 };
 pub use offsets::{FoundOffset, OffsetSpec};

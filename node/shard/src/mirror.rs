@@ -63,7 +63,7 @@ mod weights;
 
 pub use copy_age::CopyAge;
 pub use held::HeldByTooFew;
-pub use remote::{RemoteNode, RemoteRegion, RemoteRegions, RemoteShard};
+pub use remote::{Hosts, RemoteNode, RemoteRegion, RemoteRegions, RemoteShard};
 pub use settings::GeoSettings;
 pub use status::{MirrorLinkStatus, MirrorRegionStatus, MirrorShardStatus, MirrorStatus, PartitionDigest};
 pub use switchover::SwitchOverError;

@@ -12,8 +12,8 @@ use meridian_peer::{HostPort, Peers};
 use meridian_raft::{Group, Leadership};
 use meridian_state::{Command, Outcome, PartitionState, Producer};
 use meridian_types::{
-    LeaderEpoch, NodeId, Offset, Partition, RegionNumber, ShardId, Term, TimestampMs, TopicId, Uuid,
-    shard_of, shard_of_name,
+    LeaderEpoch, NodeId, Offset, Partition, RegionEpoch, RegionNumber, ShardId, ShardMap, Term, TimestampMs,
+    TopicId, Uuid, shard_of_name,
 };
 use meridian_wire::batch::BatchHeader;
 use parking_lot::Mutex;
@@ -84,7 +84,7 @@ pub(crate) struct Inner {
     /// What seeds have said of themselves, until the region is founded.
     pub(crate) introduced: Mutex<BTreeMap<NodeId, SeedAnswer>>,
     /// Set once the founding is known.
-    pub(crate) shards: OnceLock<Vec<Shard>>,
+    pub(crate) shards: OnceLock<Shards>,
     /// What the controller decided last about ownership; for shards without a replica here.
     pub(crate) rule: watch::Sender<Rule>,
     /// Woken when a shard begins or ends to take writes here.
@@ -101,6 +101,18 @@ pub(crate) struct Inner {
     /// What a stop waits for: tasks that end when the region stops, and may hold the journal until then.
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+}
+
+/// The shards of the region.
+pub(crate) struct Shards {
+    /// By number.
+    pub(crate) all: Vec<Shard>,
+    /// How partitions are dealt to them.
+    pub(crate) map: ShardMap,
+    /// Stands for the shards of other regions' own topics: it has no replica here, ever.
+    pub(crate) elsewhere: Shard,
+    /// The epoch that the region was founded with: that of topics which stay here.
+    pub(crate) founded: RegionEpoch,
 }
 
 impl Region {
@@ -143,9 +155,14 @@ impl Region {
             .unwrap_or_default()
     }
 
-    /// Data shards of the region.
+    /// Data shards that all regions have; groups of consumers lie in them.
     pub fn shards(&self) -> u32 {
-        u32::try_from(self.inner.shards().len()).expect("a region has few shards")
+        self.shard_map().shared
+    }
+
+    /// How partitions are dealt to the region's shards.
+    pub fn shard_map(&self) -> ShardMap {
+        self.inner.shard_map()
     }
 
     /// The node that leads a shard, whether this node holds a replica or not; `None` while nobody alive does.
@@ -175,9 +192,10 @@ impl Region {
         self.inner.pacing.view().alive.clone()
     }
 
-    /// The shard that holds a partition.
+    /// The shard that holds a partition; [`ShardId::ELSEWHERE`], which nobody leads here, where its topic stays in another
+    /// region.
     pub fn shard_of(&self, partition: Partition) -> ShardId {
-        shard_of(partition, self.shards())
+        self.shard_map().of(partition)
     }
 
     /// The shard that coordinates a group.
@@ -195,9 +213,14 @@ impl Region {
         self.inner.leadership.subscribe()
     }
 
-    /// A fresh topic id.
-    pub fn new_topic_id(&self) -> TopicId {
-        TopicId(uuid_v4((self.inner.random)()))
+    /// A fresh id of a topic, which may be to stay in one region.
+    pub fn new_topic_id(&self, home: Option<RegionNumber>) -> TopicId {
+        TopicId::random((self.inner.random)(), home)
+    }
+
+    /// This region's number.
+    pub fn number(&self) -> RegionNumber {
+        self.inner.number()
     }
 
     /// The node's wall clock.
@@ -396,14 +419,24 @@ impl Inner {
 
     /// All data shards; none before the founding is known.
     pub(crate) fn shards(&self) -> &[Shard] {
-        self.shards.get().map_or(&[], Vec::as_slice)
+        self.shards.get().map_or(&[], |shards| &shards.all)
+    }
+
+    /// Those of them that all regions have.
+    pub(crate) fn shared_shards(&self) -> &[Shard] {
+        let shared = self.shard_map().shared as usize;
+        &self.shards()[..shared]
+    }
+
+    /// How partitions are dealt to the shards; to none before the founding is known.
+    pub(crate) fn shard_map(&self) -> ShardMap {
+        self.shards.get().map_or(ShardMap::shared(0), |shards| shards.map)
     }
 
     pub(crate) fn shard(&self, shard: ShardId) -> &Shard {
-        // Every id comes from `shard_of`, or from a caller that took it from this region. A `Region` is only
-        // handed out once there are shards.
-        let shards = self.shards();
-        &shards[shard.0 as usize % shards.len()]
+        // A `Region` is only handed out once there are shards.
+        let shards = self.shards.get().expect("the founding is known");
+        shards.all.get(shard.0 as usize).unwrap_or(&shards.elsewhere)
     }
 
     pub(crate) async fn propose(
@@ -440,7 +473,10 @@ impl Inner {
     pub(crate) fn epoch_of(&self, shard: ShardId, term: Term) -> LeaderEpoch {
         match self.shards().get(shard.0 as usize) {
             Some(shard) if shard.group().is_some() => shard.epoch(term),
-            _ => epoch(self.rule.borrow().region_epoch, term),
+            _ => match self.shards.get() {
+                Some(shards) if shards.map.is_home(shard) => epoch(shards.founded, term),
+                _ => epoch(self.rule.borrow().region_epoch, term),
+            },
         }
     }
 
@@ -461,7 +497,8 @@ impl Inner {
         self.mirror.get()
     }
 
-    /// Tells every shard what the controller has decided about ownership.
+    /// Tells every shard that all regions have what the controller has decided about ownership. The others are this region's
+    /// own, whoever owns the cluster.
     pub(crate) fn apply_rule(&self) {
         let own = self.number();
         let rule = {
@@ -470,7 +507,7 @@ impl Inner {
             Rule::of(controller.standing(), own, founded.unwrap_or_default())
         };
         if self.rule.send_replace(rule) != rule {
-            self.shards()
+            self.shared_shards()
                 .iter()
                 .for_each(|shard| shard.writing().set_rule(rule));
         }
@@ -541,28 +578,4 @@ pub(crate) fn others(controller: &Controller, me: NodeId) -> BTreeMap<NodeId, Kn
         (registration.node != me).then_some((registration.node, known))
     });
     others.collect()
-}
-
-/// A version 4 UUID from 128 random bits.
-pub(crate) fn uuid_v4(random: u128) -> Uuid {
-    let version = 0x4 << 76;
-    let variant = 0x2 << 62;
-    Uuid::from_u128(random & !(0xf << 76) & !(0x3 << 62) | version | variant)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_made_from_random_bits_are_uuids_of_version_4() {
-        for random in [0, u128::MAX, 0x1234_5678_9abc_def0_1234_5678_9abc_def0] {
-            let id = uuid_v4(random);
-            assert_eq!(id.get_version_num(), 4);
-            assert_eq!(
-                id.get_variant(),
-                meridian_types::Uuid::from_u128(0x2 << 62).get_variant()
-            );
-        }
-    }
 }

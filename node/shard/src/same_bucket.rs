@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_peer::HostPort;
 use meridian_tiered_storage::store::{Created, Store, StoreError};
-use meridian_types::Uuid;
+use meridian_types::{Uuid, uuid_v4};
 
 use crate::message::{VERSION, kind};
-use crate::region::{Inner, uuid_v4};
+use crate::region::Inner;
 
 /// Key of the object that holds the bucket's id, beside the clusters.
 const KEY: &str = "BUCKET";

@@ -9,7 +9,7 @@ use meridian_journal::{Disk, Journal, JournalError};
 use meridian_net::Net;
 use meridian_peer::{HostPort, Peers};
 use meridian_raft::{CheckpointStore, Group, Leadership, Machine, StartError};
-use meridian_types::{RegionEpoch, ShardId};
+use meridian_types::{RegionEpoch, ShardId, ShardMap};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{Notify, OnceCell, watch};
@@ -25,7 +25,7 @@ use crate::hosting::{self, Damaged};
 use crate::mirror::{self, Mirror};
 use crate::pacemaker::{PacemakerSettings, Timing};
 use crate::pacing::Pacing;
-use crate::region::{Inner, Region};
+use crate::region::{Inner, Region, Shards};
 use crate::same_bucket;
 use crate::service::RegionService;
 use crate::settings::{Clock, Random, RegionSettings};
@@ -143,11 +143,20 @@ impl Region {
             .bucket
             .clone()
             .map(|bucket| Tier::new(bucket, founding.cluster_id.clone()));
+        let founded = founding.region_epoch;
         let shard = |id| {
             let writing = Writing::new(Arc::clone(&inner.writing_changed));
-            Shard::new(ShardId(id), inner.journal.clone(), bytes, writing, tier.clone())
+            writing.set_rule(Rule::of_home(founded));
+            Shard::new(id, inner.journal.clone(), bytes, writing, tier.clone())
         };
-        let _ = inner.shards.set((0..founding.shards).map(shard).collect());
+        let map = inner.control.controller().shard_map();
+        let map = map.unwrap_or(ShardMap::shared(founding.shards));
+        let _ = inner.shards.set(Shards {
+            all: (0..map.count()).map(ShardId).map(shard).collect(),
+            map,
+            elsewhere: shard(ShardId::ELSEWHERE),
+            founded,
+        });
         let _ = inner.mirror.set(Mirror::new(inner.number()));
         inner.apply_rule();
         inner.tasks.spawn(driver::follow_view(Arc::clone(inner)));
@@ -252,12 +261,7 @@ async fn assemble(settings: RegionSettings, parts: RegionParts) -> Result<Arc<In
         bucket_id: OnceCell::new(),
         introduced: Mutex::default(),
         shards: OnceLock::new(),
-        rule: watch::channel(Rule {
-            is_counted: false,
-            region_epoch: RegionEpoch(0),
-            is_ours: true,
-        })
-        .0,
+        rule: watch::channel(Rule::of_home(RegionEpoch(0))).0,
         writing_changed: Arc::default(),
         mirror: OnceLock::new(),
         leadership: watch::channel(Vec::new().into()).0,

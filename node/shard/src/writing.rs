@@ -20,6 +20,15 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
+    /// Of a shard whose topics stay in this region: whoever owns the cluster, it takes writes under the epoch of the founding.
+    pub(crate) fn of_home(founded: RegionEpoch) -> Self {
+        Self {
+            is_counted: false,
+            region_epoch: founded,
+            is_ours: true,
+        }
+    }
+
     /// `founded` is the epoch that the region was founded or restored with: it counts as long as content does not.
     pub(crate) fn of(standing: &Standing, own: RegionNumber, founded: RegionEpoch) -> Self {
         let Progress {
@@ -59,11 +68,7 @@ pub(crate) struct Writing {
 
 impl Writing {
     pub(crate) fn new(changed: Arc<Notify>) -> Self {
-        let rule = Rule {
-            is_counted: false,
-            region_epoch: RegionEpoch(0),
-            is_ours: true,
-        };
+        let rule = Rule::of_home(RegionEpoch(0));
         let place = Place {
             is_counted: false,
             region_epoch: RegionEpoch(0),

@@ -58,7 +58,7 @@ number! {
 }
 
 number! {
-    /// One Raft group of the region: `0..shards` hold partitions, [`ShardId::CONTROLLER`] holds the
+    /// One Raft group of the region: those of its [`ShardMap`] hold partitions, [`ShardId::CONTROLLER`] holds the
     /// region's facts.
     ShardId(u32)
 }
@@ -93,6 +93,9 @@ impl Offset {
 impl ShardId {
     /// The shard of the controller, outside the range of data shards.
     pub const CONTROLLER: Self = Self(u32::MAX);
+
+    /// The shard of partitions that stay in another region: nothing of it is in this one.
+    pub const ELSEWHERE: Self = Self(u32::MAX - 1);
 }
 
 impl RegionEpoch {
@@ -165,6 +168,32 @@ impl LeaderEpoch {
 impl TopicId {
     /// Kafka's "no topic id".
     pub const NIL: Self = Self(Uuid::nil());
+
+    /// The id of a new topic, of 128 random bits. With a `home` its records stay in that region, which the id tells: it
+    /// is of version 8 then (RFC 9562), with the region's number in the 12 bits behind the version; of version 4
+    /// otherwise.
+    pub fn random(random: u128, home: Option<RegionNumber>) -> Self {
+        const VERSION_AND_REGION: u128 = 0xffff << 64;
+        let id = uuid_v4(random);
+        Self(home.map_or(id, |region| {
+            let rest = id.as_u128() & !VERSION_AND_REGION;
+            Uuid::from_u128(rest | 0x8 << 76 | u128::from(region.0) << 64)
+        }))
+    }
+
+    /// The region that the topic's records stay in; `None` for a topic that every region has.
+    pub fn home(self) -> Option<RegionNumber> {
+        let bits = self.0.as_u128();
+        let number = RegionNumber((bits >> 64 & 0xfff) as u16);
+        (bits >> 76 & 0xf == 0x8 && number <= RegionNumber::MAX).then_some(number)
+    }
+}
+
+/// A UUID of version 4, of 128 random bits.
+pub fn uuid_v4(random: u128) -> Uuid {
+    let version = 0x4 << 76;
+    let variant = 0x2 << 62;
+    Uuid::from_u128(random & !(0xf << 76) & !(0x3 << 62) | version | variant)
 }
 
 /// One partition of one topic.
@@ -197,16 +226,62 @@ impl fmt::Display for LogPosition {
     }
 }
 
-/// The shard that holds a partition: `(hash(topic) + index) % shards`.
+/// How the partitions of a region are dealt to its shards.
+///
+/// Those of topics that every region has lie in the first `shared` shards, which have the same content in all regions.
+/// Behind them are `home` shards for topics that stay in this region; their content is nobody else's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardMap {
+    /// The region.
+    pub region: RegionNumber,
+    /// A power of two.
+    pub shared: u32,
+    /// A power of two, or 0: then no topic stays here.
+    pub home: u32,
+}
+
+impl ShardMap {
+    /// Of a region that is alone, or where only shards count that all regions have.
+    pub fn shared(shards: u32) -> Self {
+        Self {
+            region: RegionNumber(0),
+            shared: shards,
+            home: 0,
+        }
+    }
+
+    /// All shards of partitions.
+    pub fn count(self) -> u32 {
+        self.shared + self.home
+    }
+
+    /// The shard of a partition; [`ShardId::ELSEWHERE`] where its topic stays in another region.
+    pub fn of(self, partition: Partition) -> ShardId {
+        match partition.topic.home() {
+            None => shard_of(partition, self.shared),
+            Some(home) if home == self.region && self.home > 0 => {
+                ShardId(self.shared + shard_of(partition, self.home).0)
+            }
+            Some(_) => ShardId::ELSEWHERE,
+        }
+    }
+
+    /// Whether a shard holds partitions that stay in this region.
+    pub fn is_home(self, shard: ShardId) -> bool {
+        (self.shared..self.count()).contains(&shard.0)
+    }
+}
+
+/// The shard, of so many, that holds a partition: `(hash(topic) + index) % shards`.
 ///
 /// `shards` is a power of two, so doubling it splits each shard `s` into `s` and `s + shards`.
 /// The hash is FNV-1a over the id's 16 bytes: stable across versions and platforms.
-pub fn shard_of(partition: Partition, shards: u32) -> ShardId {
+fn shard_of(partition: Partition, shards: u32) -> ShardId {
     debug_assert!(shards.is_power_of_two());
     ShardId(fnv1a(partition.topic.0.as_bytes()).wrapping_add(partition.index) & (shards - 1))
 }
 
-/// The shard that coordinates a named thing (a consumer group, a transactional id).
+/// The shard that coordinates a named thing (a consumer group, a transactional id), of so many that all regions have.
 pub fn shard_of_name(name: &str, shards: u32) -> ShardId {
     debug_assert!(shards.is_power_of_two());
     ShardId(fnv1a(name.as_bytes()) & (shards - 1))
@@ -241,6 +316,44 @@ mod tests {
             let before = shard_of(partition, 16).0;
             let after = shard_of(partition, 32).0;
             assert!(after == before || after == before + 16);
+        }
+    }
+
+    #[test]
+    fn a_topic_that_stays_in_a_region_lies_in_shards_of_its_own_there_and_in_none_elsewhere() {
+        let (here, there) = (RegionNumber(7), RegionNumber(999));
+        let map = ShardMap {
+            region: here,
+            shared: 16,
+            home: 4,
+        };
+        for random in [0, u128::MAX, 0x1234_5678_9abc_def0_1234_5678_9abc_def0] {
+            let shard = |home, index| {
+                let topic = TopicId::random(random, home);
+                assert_eq!(topic.home(), home);
+                map.of(Partition { topic, index })
+            };
+            for index in 0..20 {
+                assert!(shard(None, index) < ShardId(16));
+                let home = shard(Some(here), index);
+                assert!(map.is_home(home) && home < ShardId(map.count()));
+                assert_eq!(shard(Some(there), index), ShardId::ELSEWHERE);
+            }
+        }
+        assert!(!map.is_home(ShardId(15)) && !map.is_home(ShardId::ELSEWHERE));
+        let none = ShardMap { home: 0, ..map };
+        let topic = TopicId::random(5, Some(here));
+        assert_eq!(none.of(Partition { topic, index: 0 }), ShardId::ELSEWHERE);
+    }
+
+    #[test]
+    fn ids_of_topics_are_uuids_of_version_4_or_8() {
+        for random in [0, u128::MAX, 0x1234_5678_9abc_def0_1234_5678_9abc_def0] {
+            for (home, version) in [(None, 4), (Some(RegionNumber(7)), 8)] {
+                let id = TopicId::random(random, home).0;
+                assert_eq!(id.get_version_num(), version);
+                assert_eq!(id.get_variant(), uuid::Variant::RFC4122);
+            }
         }
     }
 

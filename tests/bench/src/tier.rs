@@ -31,6 +31,13 @@ const PARTITIONS: u32 = 16;
 /// Records at the tail while others catch up, per second.
 const TAIL_RATE: u32 = 2_000;
 
+/// How long producers go as fast as they can, at most: what they write then is less than half of [`JOURNAL_BYTES`] on the
+/// machines that were seen.
+const BURST_SECONDS: u32 = 3;
+
+/// Room of a journal that producers write to.
+const JOURNAL_BYTES: u64 = 24 << 30;
+
 /// How long the bucket may take until it has everything.
 const DRAIN: Duration = Duration::from_secs(300);
 
@@ -257,36 +264,48 @@ impl Drop for BucketDirectory {
     }
 }
 
-/// Throughput at the limit, then latency at a rate, on a node of its own.
+/// A burst, then latency at a rate, on a node of its own. The burst is what the journal has room for: beyond half of that
+/// producers go no faster than the bucket takes records, which is a figure of its own.
 fn producers(run: &Run, block: u32, has_bucket: bool) -> Result<Vec<(What, f64)>, String> {
     let name = format!("producers-{block}-{}", if has_bucket { "on" } else { "off" });
-    let node = Node::start(&name, has_bucket, &["journal.bytes_max=4294967296".to_owned()])?;
+    let node = Node::start(&name, has_bucket, &[format!("journal.bytes_max={JOURNAL_BYTES}")])?;
     node.topic("warm", PARTITIONS)?;
     let produce = |topic: &str, seconds: u32| {
         node.bench(&format!(
             "produce --prepared --producers 64 --warmup 0s --topic {topic} --partitions {PARTITIONS} --duration {seconds}s"
         ))
     };
-    produce("warm", run.seconds.min(3))?;
+    let paced = |topic: &str| {
+        node.topic(topic, PARTITIONS)?;
+        let words = format!(
+            "paced --bootstrap {} --topic {topic} --warm-s 2 --seconds {} --rate {}",
+            node.cluster.bootstrap(),
+            run.seconds,
+            run.rate
+        );
+        let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+        let outcome = client::generator(node.directory(), &words)?;
+        outcome
+            .p99_ms
+            .ok_or_else(|| "the generator gives no latency".to_owned())
+    };
+    produce("warm", BURST_SECONDS)?;
+    if has_bucket {
+        node.drain()?;
+    }
     node.topic("fast", PARTITIONS)?;
-    let fast = produce("fast", run.seconds)?;
-    node.topic("paced", PARTITIONS)?;
-    let words = format!(
-        "paced --bootstrap {} --topic paced --warm-s 2 --seconds {} --rate {}",
-        node.cluster.bootstrap(),
-        run.seconds,
-        run.rate
-    );
-    let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
-    let paced = client::generator(node.directory(), &words)?;
-    let p99_ms = paced.p99_ms.ok_or("the generator gives no latency")?;
+    let fast = produce("fast", run.seconds.min(BURST_SECONDS))?;
+    let behind_ms = paced("behind")?;
     if !has_bucket {
         return Ok(vec![
             (What::ProduceOff, fast.mb_per_s()),
-            (What::PacedP99Off, p99_ms),
+            (What::PacedP99Off, paced("paced")?),
         ]);
     }
+    let waiting_mb = node.metric("meridian_tier_waiting_bytes", "") / 1e6;
     let drained_s = node.drain()?;
+    let p99_ms = paced("paced")?;
+    node.drain()?;
     let tiered_gb = node.metric("meridian_tier_tiered_bytes_total", "") / 1e9;
     if tiered_gb == 0.0 {
         return Err("nothing came into the bucket".to_owned());
@@ -302,7 +321,8 @@ fn producers(run: &Run, block: u32, has_bucket: bool) -> Result<Vec<(What, f64)>
     Ok(vec![
         (What::ProduceOn, fast.mb_per_s()),
         (What::PacedP99On, p99_ms),
-        (What::DrainSeconds, drained_s),
+        (What::PacedP99Behind, behind_ms),
+        (What::Taken, waiting_mb / drained_s),
         (What::PutsPerGb, requests("put")),
         (What::GetsPerGb, requests("get") + requests("head")),
         (What::ListsPerGb, requests("list")),

@@ -510,7 +510,7 @@ async fn found(
         let Some(region) = world.any(random).and_then(|node| world.region(node)) else {
             continue;
         };
-        let id = region.new_topic_id();
+        let id = region.new_topic_id(None);
         let topic = NewTopic {
             name: "events".into(),
             id,

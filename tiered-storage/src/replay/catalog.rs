@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::TryStreamExt;
-use meridian_types::{Partition, ShardId, TopicId, shard_of};
+use meridian_types::{Partition, ShardId, TopicId};
 use thiserror::Error;
 
 use crate::manifest_file::ManifestFile;
@@ -117,7 +117,7 @@ impl Catalog {
             Err(damaged) => return Err(CatalogError::NoTopics { cluster, damaged }),
         };
         let mut shards = BTreeMap::new();
-        for shard in (0..topics.file.shards).map(ShardId) {
+        for shard in (0..topics.file.shards.count()).map(ShardId) {
             let prefix = ManifestFile::prefix(&cluster, shard);
             match newest(store, &prefix, ".manifest", ManifestFile::decode).await? {
                 Ok(manifest) => {
@@ -137,7 +137,7 @@ impl Catalog {
 
     /// The shard that holds a partition, and its manifest if it has one.
     pub fn manifest(&self, partition: Partition) -> (ShardId, Option<&ManifestFile>) {
-        let shard = shard_of(partition, self.topics.file.shards);
+        let shard = self.topics.file.shards.of(partition);
         (shard, self.shards.get(&shard).map(|newest| &newest.file))
     }
 

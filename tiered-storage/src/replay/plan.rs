@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use meridian_types::{Offset, Partition, TimestampMs};
+use meridian_types::{Offset, Partition, RegionNumber, TimestampMs};
 use thiserror::Error;
 
 use super::catalog::Catalog;
@@ -85,6 +85,16 @@ pub enum PlanError {
         /// How many it has.
         count: u32,
     },
+    /// Its records are in another region's bucket.
+    #[error(
+        "topic '{topic}' stays in region {home} (geo.home) and was never in this bucket; read that region's bucket, or name brokers with --brokers"
+    )]
+    OtherRegion {
+        /// The topic.
+        topic: String,
+        /// Number of its region.
+        home: RegionNumber,
+    },
     /// A name that cannot be a directory. The topics file is damaged, or was made by something else.
     #[error("the bucket has a topic of the impossible name {name:?}")]
     TopicName {
@@ -128,6 +138,16 @@ impl Plan {
         };
         for topic in topics("bucket", &catalog.topics.file.topics, &selection.topics)? {
             check_name(&topic.name)?;
+            let own = catalog.topics.file.shards.region;
+            if let Some(home) = topic.id.home().filter(|home| *home != own) {
+                if selection.topics.is_empty() {
+                    continue;
+                }
+                return Err(PlanError::OtherRegion {
+                    topic: topic.name.clone(),
+                    home,
+                });
+            }
             let name: Arc<str> = topic.name.as_str().into();
             for index in indexes(topic, &selection.partitions)? {
                 let partition = Partition {

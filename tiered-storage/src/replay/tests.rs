@@ -1,10 +1,11 @@
 //! Replay of a bucket in memory.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use meridian_types::{Offset, Partition, TimestampMs, TopicId};
+use meridian_types::{Offset, Partition, RegionNumber, TimestampMs, TopicId};
 use meridian_wire::batch::{Compression, records};
 use object_store::memory::InMemory;
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use crate::cold::{CacheSettings, ColdReader};
 use crate::sample::{SampleBucket, sample_value};
 use crate::store::{Store, StoreLimits};
 use crate::testing::{Faults, FaultyStore};
+use crate::topics_file::NamedTopic;
 
 /// Records of a batch, and batches of each of three rounds.
 const COUNT: u64 = 25;
@@ -332,6 +334,23 @@ async fn what_cannot_be_planned_is_told_with_what_is_there() {
         ..orders()
     };
     assert!(error(partition).await.contains("it has 2, numbered from 0"));
+
+    // A topic of another region is known by name; its records never were here.
+    let mut with_guest = Catalog::open(&world.store, Some("c")).await.unwrap();
+    with_guest.topics.file.topics.push(NamedTopic {
+        id: TopicId::random(5, Some(RegionNumber(7))),
+        name: "guest".to_owned(),
+        partitions: 1,
+        configs: BTreeMap::new(),
+    });
+    let refused = Plan::new(&reader, &with_guest, &named("guest"))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("stays in region 7"), "{refused}");
+    let all = Plan::new(&reader, &with_guest, &Selection::default())
+        .await
+        .unwrap();
+    assert!(all.partitions.iter().all(|it| &*it.topic != "guest") && !all.partitions.is_empty());
 
     let stray = vec![bytes::Bytes::from_static(b"x")];
     world.store.put("probe/1/object", stray).await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use meridian_client::admin::{MirrorDescription, MirrorPartition};
-use meridian_types::{Offset, Partition, ShardId, TopicId, shard_of};
+use meridian_types::{Offset, Partition, ShardId, ShardMap, TopicId};
 use serde_json::{Value, json};
 
 use crate::output::{Rows, or_dash, time_text};
@@ -32,7 +32,7 @@ pub(super) fn lags(mirror: &MirrorDescription) -> Vec<PartitionLag<'_>> {
             topic: TopicId(held.topic_id),
             index: held.partition,
         };
-        let shard = shard_of(partition, shards?);
+        let shard = ShardMap::shared(shards?).of(partition);
         let mut of_region = mirror.shards.iter().filter(|it| it.region == held.region);
         of_region.find(|it| it.shard == shard)?.staleness
     };

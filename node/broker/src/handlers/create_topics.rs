@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_controller::{Controller, NewTopic, Topic};
-use meridian_types::Partition;
+use meridian_types::{Partition, ShardId};
 use meridian_wire::create_topics::{CreatableTopic, CreatableTopicConfigs, CreatableTopicResult};
 use meridian_wire::{CreateTopicsRequest, CreateTopicsResponse, ErrorCode, Str};
 use tokio::time::timeout;
@@ -130,12 +130,8 @@ fn new_topic(caller: &Caller, asked: &CreatableTopic) -> Result<NewTopic, Refusa
             ));
         }
     }
-    Ok(NewTopic {
-        name: asked.name.to_string(),
-        id: region.new_topic_id(),
-        partitions,
-        configs,
-    })
+    let name = asked.name.to_string();
+    topic_creation::new_topic(region, &controller, name, partitions, configs)
 }
 
 /// Copies are a property of the region's shards: a topic can ask for no more of them than there are nodes, and
@@ -210,10 +206,17 @@ fn respond(caller: &Caller, name: Str, outcome: Result<Arc<Topic>, Refusal>) -> 
     };
     let region = &caller.context.region;
     let controller = region.controller();
-    let shard = region.shard_of(Partition {
+    let first = Partition {
         topic: topic.id,
         index: 0,
-    });
+    };
+    let replicas = match region.shard_of(first) {
+        ShardId::ELSEWHERE => region
+            .remote()
+            .staying(first, region.shards())
+            .map_or(0, |(_, replicas)| replicas.len()),
+        shard => controller.replicas_of(shard).len(),
+    };
     let configs = if caller.version < CONFIGS_FROM {
         Vec::new()
     } else {
@@ -231,7 +234,7 @@ fn respond(caller: &Caller, name: Str, outcome: Result<Arc<Topic>, Refusal>) -> 
         topic_id: topic.id.0,
         error_message: None,
         num_partitions: i32::try_from(topic.partitions).unwrap_or(i32::MAX),
-        replication_factor: i16::try_from(controller.replicas_of(shard).len()).unwrap_or(i16::MAX),
+        replication_factor: i16::try_from(replicas).unwrap_or(i16::MAX),
         configs: Some(configs.into_iter().map(config).collect()),
         ..Default::default()
     }

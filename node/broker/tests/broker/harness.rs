@@ -111,7 +111,7 @@ impl TestBroker {
             checkpoints,
             net: Arc::new(MemoryNet::new().host("alone")),
             clock: Arc::new(move || TimestampMs(clock.load(Ordering::Relaxed))),
-            random: Arc::new(move || u128::from(random.fetch_add(1, Ordering::Relaxed)) << 64 | 0xabcd),
+            random: Arc::new(move || u128::from(random.fetch_add(1, Ordering::Relaxed)) << 80 | 0xabcd),
         };
         let region = Region::start(region_settings, parts).await.unwrap();
         let mut settings = BrokerSettings::default();

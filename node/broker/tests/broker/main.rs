@@ -16,4 +16,5 @@ mod nodes;
 mod produce;
 mod several;
 mod staleness;
+mod staying;
 mod through_mirror;

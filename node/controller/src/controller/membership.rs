@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use meridian_types::{LogPosition, NodeId, ShardId, TimestampMs};
 
-use super::{Controller, Founding};
+use super::{Controller, Founding, HOME_SHARDS_MAX};
 use crate::configs::{self, Configs};
 use crate::geo::GeoFounding;
 use crate::node::{GEO_LEVEL, Node, NodeNotFound, NodeRegistration, RegisterNodeError, RemoveNodeError};
@@ -37,7 +37,7 @@ impl Controller {
             geo.check(nodes, &configs)?;
         }
         let nodes = founding_nodes(at, founding, nodes)?;
-        let placements = founding_placements(at, founding, &nodes, placements)
+        let placements = founding_placements(at, founding, &nodes, placements, geo.is_some())
             .map_err(|what| FoundingError::Placement { what })?;
         self.founding = Some(founding.clone());
         self.cluster_configs = configs;
@@ -199,7 +199,7 @@ impl Controller {
             return Ok(());
         }
         let placed = self.placements.keys().copied();
-        if !placed.eq((0..founding.shards).map(ShardId).chain([ShardId::CONTROLLER])) {
+        if !are_all_shards(placed, founding.shards, self.is_geo()) {
             return Err("not every shard has a placement, or another one has".into());
         }
         for (shard, placement) in self.placements() {
@@ -252,6 +252,7 @@ fn founding_placements(
     founding: &Founding,
     nodes: &BTreeMap<NodeId, Node>,
     placements: &[(ShardId, Vec<NodeId>)],
+    is_geo: bool,
 ) -> Result<BTreeMap<ShardId, Placement>, String> {
     let mut rows = BTreeMap::new();
     for (shard, replicas) in placements {
@@ -261,13 +262,22 @@ fn founding_placements(
         }
         rows.insert(*shard, Placement::founded(replicas.clone(), at.index.0));
     }
-    let all = (0..founding.shards).map(ShardId).chain([ShardId::CONTROLLER]);
     let is_complete = match nodes.is_empty() {
         true => rows.is_empty(),
-        false => rows.keys().copied().eq(all),
+        false => are_all_shards(rows.keys().copied(), founding.shards, is_geo),
     };
     if !is_complete || rows.len() != placements.len() {
         return Err("every shard needs one placement, and the controller".to_owned());
     }
     Ok(rows)
+}
+
+/// Whether these are the shards of a region, in order: `shared` ones, in a region that is one of several perhaps some for topics
+/// that stay in it, and the controller.
+fn are_all_shards(placed: impl ExactSizeIterator<Item = ShardId>, shared: u32, is_geo: bool) -> bool {
+    let placed_count = u32::try_from(placed.len()).unwrap_or(u32::MAX);
+    let home = placed_count.saturating_sub(shared + 1);
+    let is_home_count = home == 0 || (is_geo && home.is_power_of_two() && home <= HOME_SHARDS_MAX);
+    let all = (0..shared + home).map(ShardId).chain([ShardId::CONTROLLER]);
+    is_home_count && placed.eq(all)
 }

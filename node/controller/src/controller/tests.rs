@@ -98,7 +98,10 @@ fn topics_are_found_by_name_and_by_id() {
         topic: id(2),
         index: 7,
     };
-    assert_eq!(controller.shard_of(partition), Some(shard_of(partition, 16)));
+    assert_eq!(
+        controller.shard_of(partition),
+        Some(ShardMap::shared(16).of(partition))
+    );
 }
 
 #[test]

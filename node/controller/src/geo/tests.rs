@@ -8,6 +8,8 @@ use crate::controller::Founding;
 use crate::outcome::{Outcome, ProducerIds};
 use crate::testing::{NOW, address, change, founded, founding, id, new_topic, registration, set};
 
+mod home;
+
 const WEST: RegionNumber = RegionNumber(0);
 const EAST: RegionNumber = RegionNumber(1);
 

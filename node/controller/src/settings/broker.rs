@@ -5,7 +5,8 @@
 
 use super::SettingKind::{Boolean, Double, Int, List, Long, String as Text};
 use super::{Reader, Scope, Setting, SettingKind, Valid};
-use crate::configs::Configs;
+use crate::configs::{Configs, items};
+use crate::pattern;
 
 const fn cluster(name: &'static str, kind: SettingKind, default: &'static str) -> Setting {
     Setting::new(Scope::Cluster, name, kind, default)
@@ -56,6 +57,9 @@ pub static SETTINGS: &[Setting] = &[
     node("follower.replication.throttled.rate", Long, FOREVER)
         .min(0)
         .inert("No effect here: replicas follow shards, not partitions."),
+    cluster("geo.topics.exclude", List, "")
+        .valid(Valid::TopicPatterns)
+        .acts("Topics that are not mirrored, by name; '*' stands for any characters. A topic that is made with such a name stays in the region whose broker was asked for it, unless its geo.home says otherwise. What was made before stays as it is."),
     cluster("group.initial.rebalance.delay.ms", Int, "3000")
         .min(0)
         .acts("How long the first rebalance of an empty group waits for more members."),
@@ -193,6 +197,8 @@ pub struct BrokerSettings {
     pub num_partitions: u32,
     /// How many copies a shard wants.
     pub default_replication_factor: u16,
+    /// Names of topics that are not mirrored.
+    topics_excluded: Vec<String>,
     /// How long the first rebalance of an empty group waits for more members.
     pub group_initial_rebalance_delay_ms: u32,
     /// The shortest session timeout that a consumer may ask for.
@@ -232,6 +238,9 @@ impl BrokerSettings {
             delete_topics: read.number("delete.topic.enable"),
             num_partitions: read.number("num.partitions"),
             default_replication_factor: read.number("default.replication.factor"),
+            topics_excluded: items(&read.text("geo.topics.exclude"))
+                .map(str::to_owned)
+                .collect(),
             group_initial_rebalance_delay_ms: read.number("group.initial.rebalance.delay.ms"),
             group_min_session_timeout_ms: read.number("group.min.session.timeout.ms"),
             group_max_session_timeout_ms: read.number("group.max.session.timeout.ms"),
@@ -245,5 +254,12 @@ impl BrokerSettings {
             connections_per_ip_max: read.number("max.connections.per.ip"),
             fetch_sessions_max: read.number("max.incremental.fetch.session.cache.slots"),
         }
+    }
+
+    /// Whether a topic of this name is not to be mirrored: `geo.topics.exclude`.
+    pub fn excludes(&self, topic: &str) -> bool {
+        self.topics_excluded
+            .iter()
+            .any(|pattern| pattern::fits(pattern, topic))
     }
 }

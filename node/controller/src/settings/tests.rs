@@ -24,6 +24,7 @@ fn range(valid: Valid) -> String {
         Valid::Ratio => "[0,...,1]".into(),
         Valid::OneOf(words) => format!("[{}]", words.join(", ")),
         Valid::ThrottledReplicas => "[partitionId]:[brokerId],[partitionId]:[brokerId],...".into(),
+        Valid::TopicPatterns => "names, * for any characters".into(),
         Valid::Any => String::new(),
     }
 }

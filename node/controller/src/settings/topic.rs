@@ -63,6 +63,8 @@ pub static SETTINGS: &[Setting] = &[
     topic("geo.acks.fallback.ms", Long, "-1")
         .min(-1)
         .acts("A record that too few other regions hold after so long is acknowledged all the same, and the node's log and metrics say so; -1 never."),
+    topic("geo.home", Text, "")
+        .acts("Name of the region that the topic's records stay in: only its nodes hold and serve them, wherever the cluster is owned, and no other region gets a copy. Empty: every region has the topic. Decided when the topic is made; geo.topics.exclude of the cluster gives it to topics by their names."),
     topic("geo.staleness.max.ms", Long, "-1")
         .min(-1)
         .acts("A region that mirrors the topic answers fetches only from a copy that was complete at most so long ago; others it sends to the owner, as one whose age is not known. The owner points consumers to a region that lags by at most half of it. Watermarks come ten times a second, so values below 1000 keep readers at the owner; 0 does always, -1 never."),
@@ -156,6 +158,14 @@ pub static SETTINGS: &[Setting] = &[
         .synonyms(&[("unclean.leader.election.enable", 1)])
         .inert("No effect here: a leader always has every acknowledged record."),
 ];
+
+/// Name of the config that keeps a topic's records in one region.
+pub const HOME: &str = "geo.home";
+
+/// The region that a topic's configs keep it in.
+pub(crate) fn home(configs: &Configs) -> Option<&String> {
+    configs.get(HOME).filter(|name| !name.is_empty())
+}
 
 /// The settings in force for a topic, parsed.
 #[derive(Clone, Debug, PartialEq)]
@@ -310,6 +320,12 @@ impl TopicSettings {
         };
         let number = |name| read.number::<i64>(name);
         let conflict = |what: String| Err(ConfigError::Conflict { what });
+        let acks = number("geo.acks");
+        if home(own).is_some() && acks > 0 {
+            return conflict(format!(
+                "geo.acks ({acks}) must be 0 for a topic that stays in one region (geo.home)"
+            ));
+        }
         let (least, most) = (number("min.compaction.lag.ms"), number("max.compaction.lag.ms"));
         if least > most {
             return conflict(format!(

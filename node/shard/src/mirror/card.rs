@@ -19,7 +19,7 @@ pub(crate) struct Card {
     pub(crate) controller: Option<NodeId>,
     /// Its nodes that are heard.
     pub(crate) nodes: Vec<CardNode>,
-    /// Its data shards, by number.
+    /// Its data shards, by number: those that all regions have, then those of topics that stay in it.
     pub(crate) shards: Vec<CardShard>,
     /// Logs of it that are not what their source has.
     pub(crate) diverged: Vec<ShardId>,

@@ -51,7 +51,6 @@ pub(super) fn compose(inner: &Inner, answers: &BTreeMap<NodeId, MirrorAnswer>) -
             replicas: placed.filter(is_alive).collect(),
         }
     };
-    let count = u32::try_from(inner.shards().len()).unwrap_or(u32::MAX);
     Card {
         number: inner.number(),
         name: controller
@@ -62,7 +61,7 @@ pub(super) fn compose(inner: &Inner, answers: &BTreeMap<NodeId, MirrorAnswer>) -
         owner: believed.1,
         controller: view.leaders.get(&ShardId::CONTROLLER).map(|leader| leader.node),
         nodes: nodes.collect(),
-        shards: (0..count).map(ShardId).map(shard).collect(),
+        shards: (0..inner.shard_map().count()).map(ShardId).map(shard).collect(),
         diverged: diverged(answers),
     }
 }
@@ -88,8 +87,10 @@ pub(super) fn take(inner: &Inner, from: RegionNumber, body: &[u8]) {
             return;
         }
     };
-    if card.shards.len() != inner.shards().len() {
-        tracing::warn!(%from, shards = card.shards.len(), "a region's card has another number of shards");
+    let shared = inner.shared_shards().len();
+    let home = card.shards.len().checked_sub(shared);
+    if !home.is_some_and(|home| home == 0 || home.is_power_of_two()) {
+        tracing::warn!(%from, shards = card.shards.len(), shared, "a region's card has another number of shards");
         return;
     }
     let heard = Instant::now();
@@ -110,7 +111,7 @@ pub(super) fn follow_owner(inner: &Inner) {
             .rcu(|remote| Arc::new(remote.with_owner(owner, region_epoch)));
     }
     let remote = mirror.remote.load();
-    for shard in inner.shards() {
+    for shard in inner.shared_shards() {
         if let Some((_, epoch)) = remote.leader_of(shard.id()) {
             shard.machine().writing.set_owner_epoch(epoch);
         }

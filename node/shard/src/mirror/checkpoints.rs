@@ -8,7 +8,7 @@ use bytes::Bytes;
 use meridian_geo_mirror::Refusal;
 use meridian_lineage::{STAGE_PART_BYTES_MAX, STAGED_BYTES_MAX};
 use meridian_tiered_storage::manifest::ObjectName;
-use meridian_types::{Offset, Partition, ShardId, TimestampMs, shard_of};
+use meridian_types::{Offset, Partition, ShardId, TimestampMs};
 use meridian_wire::batch::BatchHeader;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -84,8 +84,7 @@ pub(super) async fn answer(inner: &Arc<Inner>, shard: ShardId, question: &[u8]) 
         Question::Checkpoint { part } => checkpoint(inner, shard, part).await,
         Question::Object { name, at } => object(inner, shard, name, at).await,
         Question::Batches { partition, from, end } => {
-            let shards = u32::try_from(inner.shards().len()).unwrap_or(u32::MAX);
-            if shard_of(partition, shards) != shard {
+            if inner.shard_map().of(partition) != shard {
                 return Err(unknown(format!("{partition} is none of {shard}")));
             }
             batches(inner, shard, partition, from, end).await

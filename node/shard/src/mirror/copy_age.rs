@@ -11,7 +11,7 @@ use crate::region::Region;
 /// How long ago this node's copy of a log had everything of the owner's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyAge {
-    /// This region owns: there is nothing newer.
+    /// This region owns, or the shard is its own: there is nothing newer.
     Own,
     /// At most so long ago.
     Known(Duration),
@@ -25,7 +25,7 @@ impl Region {
     /// How old the copy of a shard is that is read here.
     pub fn copy_age(&self, shard: ShardId) -> CopyAge {
         let inner = &self.inner;
-        if !self.controller().is_owned_elsewhere() {
+        if !self.controller().is_owned_elsewhere() || inner.shard_map().is_home(shard) {
             return CopyAge::Own;
         }
         let log = inner.shard(shard);

@@ -57,7 +57,7 @@ async fn follow(inner: &Arc<Inner>) {
             limit_new(inner, &told_peers, &peers);
             told_peers = peers;
         }
-        weights.look(Instant::now(), &inner.control.controller(), inner.shards().len());
+        weights.look(Instant::now(), &inner.control.controller(), inner.shard_map());
         for stream in Stream::all(inner) {
             let shard = stream.id();
             match mirror.follows.set(shard, source_of(inner, &stream, &weights)) {
@@ -93,7 +93,10 @@ const IN_STEP_SEQUENCES: u64 = 1024;
 fn note_in_step(inner: &Inner) {
     let Some(mirror) = inner.mirror() else { return };
     let now = Instant::now();
-    let led = inner.shards().iter().filter(|shard| shard.leading().is_some());
+    let led = inner
+        .shared_shards()
+        .iter()
+        .filter(|shard| shard.leading().is_some());
     let in_step = led.map(|shard| {
         let sequence = shard.applied_state().standing().sequence();
         mirror.acks.sample(now, shard.id(), sequence);

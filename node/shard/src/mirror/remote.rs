@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use meridian_types::{LeaderEpoch, NodeId, RegionEpoch, RegionNumber, ShardId};
+use meridian_types::{LeaderEpoch, NodeId, Partition, RegionEpoch, RegionNumber, ShardId, ShardMap};
 use tokio::time::Instant;
 
 use super::card::{Card, CardNode, CardShard};
@@ -39,7 +39,7 @@ pub struct RemoteRegion {
     pub controller: Option<NodeId>,
     /// Its brokers.
     pub nodes: Vec<RemoteNode>,
-    /// Its data shards, by number.
+    /// Its data shards, by number: those that all regions have, then those of topics that stay in it.
     pub shards: Vec<RemoteShard>,
     /// Logs of it that are not what their source has: it must not be promoted.
     pub diverged: Vec<ShardId>,
@@ -70,6 +70,9 @@ pub struct RemoteShard {
     /// The nodes there that hold it.
     pub replicas: Vec<NodeId>,
 }
+
+/// The leader of a shard with its epoch, and the brokers that hold it.
+pub type Hosts = (Option<(NodeId, LeaderEpoch)>, Vec<NodeId>);
 
 impl RemoteRegions {
     /// Before anything is heard: the region is alone.
@@ -140,6 +143,14 @@ impl RemoteRegions {
         present.flat_map(|region| region.brokers_of(shard)).collect()
     }
 
+    /// The leader and the brokers of a partition whose topic stays in another region, where `shared` shards are those that all
+    /// regions have; nothing while that region is away.
+    pub fn staying(&self, partition: Partition, shared: u32) -> Option<Hosts> {
+        let home = partition.topic.home()?;
+        let region = self.present().find(|region| region.number == home)?;
+        Some(region.shard(region.shard_map(shared).of(partition)))
+    }
+
     /// The brokers of other regions that hold a shard, the owner's first.
     pub fn replicas_of(&self, shard: ShardId) -> Vec<NodeId> {
         let owner = self
@@ -151,7 +162,8 @@ impl RemoteRegions {
         owner.into_iter().chain(others).collect()
     }
 
-    fn present(&self) -> impl Iterator<Item = &RemoteRegion> {
+    /// The regions whose brokers clients may be told of.
+    pub fn present(&self) -> impl Iterator<Item = &RemoteRegion> {
         let now = Instant::now();
         self.regions.values().filter(move |region| {
             region.number == self.owner || now.duration_since(region.heard) < AWAY_AFTER
@@ -229,6 +241,22 @@ impl RemoteRegion {
             heard,
             geo: geo.collect(),
         }
+    }
+
+    /// How partitions are dealt to its shards, of which `shared` are those that all regions have.
+    pub fn shard_map(&self, shared: u32) -> ShardMap {
+        let count = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
+        ShardMap {
+            region: self.number,
+            shared,
+            home: count.saturating_sub(shared),
+        }
+    }
+
+    /// A shard's leader there, and its brokers that hold it.
+    pub fn shard(&self, shard: ShardId) -> Hosts {
+        let leader = self.shards.get(shard.0 as usize).and_then(|shard| shard.leader);
+        (leader, self.brokers_of(shard))
     }
 
     /// Its brokers that hold a shard.

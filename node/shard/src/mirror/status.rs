@@ -175,11 +175,11 @@ impl Region {
         }
     }
 
-    /// Every partition of the shards that this node leads, with its digest.
+    /// Every partition of the shards that this node leads and that all regions have, with its digest.
     pub fn partition_digests(&self) -> Vec<PartitionDigest> {
         let inner = &self.inner;
         let mut digests = Vec::new();
-        for shard in inner.shards().iter().filter(|shard| shard.led().is_some()) {
+        for shard in inner.shared_shards().iter().filter(|shard| shard.led().is_some()) {
             let held: Vec<(Partition, Offset, u64)> = {
                 let state = shard.applied_state();
                 let held = state.partitions();

@@ -50,15 +50,15 @@ pub(crate) enum Rejection {
 }
 
 impl<'a> Stream<'a> {
-    /// `None` for a shard that the region does not have.
+    /// `None` for a shard that the region does not have, or that no other one has.
     pub(crate) fn new(inner: &'a Inner, id: ShardId) -> Option<Self> {
-        let exists = id == ShardId::CONTROLLER || (id.0 as usize) < inner.shards().len();
+        let exists = id == ShardId::CONTROLLER || id.0 < inner.shard_map().shared;
         exists.then_some(Self { inner, id })
     }
 
     /// The controller's, then every data shard's.
     pub(crate) fn all(inner: &'a Inner) -> impl Iterator<Item = Self> {
-        let data = inner.shards().iter().map(|shard| shard.id());
+        let data = inner.shared_shards().iter().map(|shard| shard.id());
         std::iter::once(ShardId::CONTROLLER)
             .chain(data)
             .map(move |id| Self { inner, id })

@@ -141,7 +141,7 @@ async fn until_followed(
     limit: Duration,
 ) -> Result<(), String> {
     let started = Instant::now();
-    let shards = u32::try_from(inner.shards().len()).unwrap_or(u32::MAX);
+    let shards = inner.shard_map().shared;
     let mut wanted = BTreeMap::new();
     loop {
         let answers = super::nodes::ask(inner, Acknowledged::ByFollowers).await;
@@ -278,7 +278,7 @@ pub(super) async fn look(inner: &Inner) {
     };
     let answers = super::nodes::ask(inner, Acknowledged::ByAny).await;
     let answers: Vec<_> = answers.values().collect();
-    let shards = u32::try_from(inner.shards().len()).unwrap_or(u32::MAX);
+    let shards = inner.shard_map().shared;
     let diverged = match present.state {
         OwnershipState::Draining { to, .. } => diverged(inner, to),
         OwnershipState::Held => None,

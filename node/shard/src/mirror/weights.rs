@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use meridian_controller::{Controller, Topic};
-use meridian_types::{Partition, RaftIndex, ShardId, TopicId, shard_of};
+use meridian_types::{Partition, RaftIndex, ShardId, ShardMap, TopicId};
 use tokio::time::Instant;
 
 /// Of shards whose topics say nothing; the default of `geo.weight`.
@@ -37,7 +37,7 @@ impl Weights {
     }
 
     /// Looks at the topics, if they may have changed.
-    pub(super) fn look(&mut self, now: Instant, controller: &Controller, shards: usize) {
+    pub(super) fn look(&mut self, now: Instant, controller: &Controller, shards: ShardMap) {
         let applied = controller.applied().index;
         let is_seen = |(at, index): (Instant, RaftIndex)| {
             index == applied || now.saturating_duration_since(at) < LOOK_INTERVAL
@@ -54,19 +54,20 @@ impl Weights {
         }
         let topics = controller
             .topics()
+            .filter(|topic| topic.id.home().is_none())
             .map(|topic| (topic.id, topic.partitions, weight(topic)));
-        self.by_shard = weigh(topics, u32::try_from(shards).unwrap_or(u32::MAX));
+        self.by_shard = weigh(topics, shards);
     }
 }
 
 /// The greatest weight of the topics in each shard, where it is not the default.
-fn weigh(topics: impl Iterator<Item = (TopicId, u32, u8)>, shards: u32) -> BTreeMap<ShardId, u8> {
+fn weigh(topics: impl Iterator<Item = (TopicId, u32, u8)>, shards: ShardMap) -> BTreeMap<ShardId, u8> {
     let mut greatest = BTreeMap::new();
     for (topic, partitions, weight) in topics {
         // Partitions lie in shards by turns: from here on they come round again.
-        for index in 0..partitions.min(shards) {
+        for index in 0..partitions.min(shards.shared) {
             let known = greatest
-                .entry(shard_of(Partition { topic, index }, shards))
+                .entry(shards.of(Partition { topic, index }))
                 .or_insert(weight);
             *known = weight.max(*known);
         }
@@ -86,14 +87,14 @@ mod tests {
     }
 
     fn shard(topic: TopicId, index: u32) -> ShardId {
-        shard_of(Partition { topic, index }, 8)
+        ShardMap::shared(8).of(Partition { topic, index })
     }
 
     #[test]
     fn a_shard_has_the_greatest_weight_of_its_topics() {
         let all = topic(1);
         let some = topic(2);
-        let weights = weigh([(all, 8, 3), (some, 2, 40)].into_iter(), 8);
+        let weights = weigh([(all, 8, 3), (some, 2, 40)].into_iter(), ShardMap::shared(8));
         assert_eq!(weights.len(), 8, "every shard holds a light topic: {weights:?}");
         let heavy = [shard(some, 0), shard(some, 1)];
         for (shard, weight) in weights {
@@ -108,7 +109,10 @@ mod tests {
     #[test]
     fn a_light_topic_does_not_slow_those_it_lies_with() {
         let (light, plain) = (topic(1), topic(2));
-        let weights = weigh([(light, 8, 1), (plain, 1, DEFAULT)].into_iter(), 8);
+        let weights = weigh(
+            [(light, 8, 1), (plain, 1, DEFAULT)].into_iter(),
+            ShardMap::shared(8),
+        );
         assert_eq!(weights.get(&shard(plain, 0)), None, "it has the default");
         assert_eq!(weights.len(), 7);
     }
@@ -117,7 +121,7 @@ mod tests {
     fn where_nobody_says_anything_all_are_alike_and_the_controller_is_first() {
         let weights = Weights {
             seen: None,
-            by_shard: weigh([(topic(1), 1_000_000, DEFAULT)].into_iter(), 8),
+            by_shard: weigh([(topic(1), 1_000_000, DEFAULT)].into_iter(), ShardMap::shared(8)),
         };
         assert!(weights.by_shard.is_empty());
         assert_eq!(weights.of(ShardId(3)), DEFAULT);
@@ -126,7 +130,7 @@ mod tests {
 
     #[test]
     fn more_partitions_than_shards_are_in_all_of_them() {
-        let weights = weigh([(topic(1), 100_000, 2)].into_iter(), 8);
+        let weights = weigh([(topic(1), 100_000, 2)].into_iter(), ShardMap::shared(8));
         assert_eq!(weights.len(), 8);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_controller::Controller;
 use meridian_state::{Cut, State};
-use meridian_types::{LogPosition, RegionEpoch, ShardId, TopicId, shard_of};
+use meridian_types::{LogPosition, RegionEpoch, ShardId, ShardMap, TopicId};
 
 use super::Ends;
 use super::copies::Loaded;
@@ -99,9 +99,10 @@ pub(super) fn clamp_offsets(facts: &Controller, shards: &mut [CutShard]) {
     for partition in groups.flat_map(|(_, group)| group.offsets.keys()) {
         ends.entry(*partition).or_insert_with(|| {
             let topic = facts.topic_by_id(partition.topic)?;
-            let holder = shard_of(*partition, u32::try_from(shards.len()).ok()?);
+            let holder = ShardMap::shared(u32::try_from(shards.len()).ok()?).of(*partition);
             let is_there = partition.index < topic.partitions;
-            is_there.then(|| shards[holder.0 as usize].state.cut_end(*partition))
+            let holder = shards.get(holder.0 as usize).filter(|_| is_there)?;
+            Some(holder.state.cut_end(*partition))
         });
     }
     for shard in shards {

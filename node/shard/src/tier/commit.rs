@@ -7,6 +7,7 @@ use meridian_tiered_storage::bundle::Bundle;
 use meridian_tiered_storage::manifest::{NewObject, ObjectName};
 use meridian_tiered_storage::store::StoreError;
 use meridian_tiered_storage::upload::{self, UploadError};
+use meridian_types::uuid_v4;
 use thiserror::Error;
 
 use super::Tier;
@@ -14,7 +15,7 @@ use super::driver::Led;
 use super::owner::{self, NotOurs};
 use super::step::{Bringing, BundleStage, TierStep};
 use crate::errors::ControlError;
-use crate::region::{Inner, uuid_v4};
+use crate::region::Inner;
 
 /// Why a bundle is not known to be in the manifest. What was uploaded may be an orphan: look at the state and plan anew.
 #[derive(Debug, Error)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use meridian_tiered_storage::manifest::ObjectId;
 use meridian_tiered_storage::store::StoreError;
 use meridian_tiered_storage::{ManifestFile, StateFile, StateKey};
-use meridian_types::{LogPosition, Offset, Partition, RaftIndex, ShardId};
+use meridian_types::{LogPosition, Offset, Partition, RaftIndex, ShardId, uuid_v4};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use super::kept::Kept;
 use super::owner::{self, NotOurs};
 use super::step::TierStep;
 use super::{Tier, TierSettings};
-use crate::region::{Inner, uuid_v4};
+use crate::region::Inner;
 
 /// After so many rounds a copy is due whatever the time.
 const ROUNDS_MAX: u32 = 16;

@@ -163,9 +163,9 @@ async fn first_look(inner: &Arc<Inner>, tier: &Tier, ours: &Bytes) -> Result<Buc
 
 /// Whether something of this region lies in a bucket already.
 fn has_history(inner: &Inner) -> bool {
-    let shards = inner.shards.get().into_iter().flatten();
-    shards
-        .into_iter()
+    inner
+        .shards()
+        .iter()
         .any(|shard| shard.applied_state().manifest().sequence() > 0)
 }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 use meridian_raft::{Group, Leadership};
 use meridian_tiered_storage::store::StoreError;
 use meridian_tiered_storage::{NamedTopic, StateFile, StateKey, TopicsFile};
-use meridian_types::{LogPosition, RaftIndex, ShardId, Term};
+use meridian_types::{LogPosition, RaftIndex, ShardId, Term, uuid_v4};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::Tier;
 use super::kept::Kept;
 use super::owner::{self, NotOurs};
-use crate::region::{Inner, uuid_v4};
+use crate::region::Inner;
 
 /// What changed is told after so long: it is little, and a rebuild without it knows some topics by their ids only.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -115,7 +115,7 @@ async fn tend(inner: &Inner, tier: &Tier, told: &mut Told) -> Result<(), CopyErr
         let file = TopicsFile {
             cluster: tier.cluster.clone(),
             region: inner.settings.peer.region.clone(),
-            shards: u32::try_from(inner.shards().len()).unwrap_or(u32::MAX),
+            shards: inner.shard_map(),
             index,
             written_at: now,
             topics: topics.clone(),

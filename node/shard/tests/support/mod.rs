@@ -8,7 +8,7 @@ use meridian_types::TopicId;
 
 /// Creates a topic of 8 partitions.
 pub(crate) async fn create_topic(region: &Region, name: &str, configs: &[(&str, &str)]) -> TopicId {
-    let id = region.new_topic_id();
+    let id = region.new_topic_id(None);
     let configs: BTreeMap<_, _> = configs
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))

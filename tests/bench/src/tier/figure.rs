@@ -23,10 +23,12 @@ pub enum What {
     ProduceOn,
     /// Latency at a rate, without a bucket.
     PacedP99Off,
-    /// The same with one, while what was written before goes there.
+    /// The same with one.
     PacedP99On,
-    /// How long the bucket took to have everything, after the last record.
-    DrainSeconds,
+    /// The same with one, right after a burst, while that goes there.
+    PacedP99Behind,
+    /// What waited for the bucket, by how long that took it: the rate that producers can keep up for ever.
+    Taken,
     /// Objects written for each GB of records.
     PutsPerGb,
     /// Objects, ranges and lengths read.
@@ -61,7 +63,8 @@ impl What {
             Self::ProduceOn => "produce, tiering",
             Self::PacedP99Off => "paced p99, without a bucket",
             Self::PacedP99On => "paced p99, tiering",
-            Self::DrainSeconds => "until the bucket had everything",
+            Self::PacedP99Behind => "paced p99, tiering, right behind a burst",
+            Self::Taken => "taken by the bucket, nothing else going on",
             Self::PutsPerGb => "objects put per GB tiered",
             Self::GetsPerGb => "reads (get, head) per GB tiered",
             Self::ListsPerGb => "listings per GB tiered",
@@ -80,9 +83,12 @@ impl What {
     /// Of its values.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::ProduceOff | Self::ProduceOn | Self::Hot | Self::CatchUp => "MB/s",
-            Self::PacedP99Off | Self::PacedP99On | Self::TailP99Alone | Self::TailP99Beside => "ms",
-            Self::DrainSeconds => "s",
+            Self::ProduceOff | Self::ProduceOn | Self::Taken | Self::Hot | Self::CatchUp => "MB/s",
+            Self::PacedP99Off
+            | Self::PacedP99On
+            | Self::PacedP99Behind
+            | Self::TailP99Alone
+            | Self::TailP99Beside => "ms",
             Self::PutsPerGb | Self::GetsPerGb | Self::ListsPerGb => "requests",
             Self::PutMbPerGb | Self::GetMbPerGb => "MB",
             Self::ColdShare => "%",

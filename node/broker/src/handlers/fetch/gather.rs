@@ -179,7 +179,11 @@ fn look(
     let is_leader = region.leader_epoch(shard).is_some();
     // A replica that knows of no leader may be cut off from the others: nobody should wait for what it will not get.
     if !is_leader && region.leader_of(shard).is_none() {
-        return Err(Box::new(Answer::failed(ErrorCode::NotLeaderOrFollower)));
+        return Err(Box::new(Answer::Failed {
+            error: ErrorCode::NotLeaderOrFollower,
+            leader: cluster_view::leader_hint(region, partition),
+            positions: None,
+        }));
     }
     let positions = region
         .positions(partition, limits.reader)
