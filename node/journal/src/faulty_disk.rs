@@ -21,6 +21,8 @@ pub enum Fault {
     Error,
     /// A write stops half way with an I/O error; other calls fail as with `Error`.
     Short,
+    /// A write finds no space and does nothing; other calls fail as with `Error`.
+    NoSpace,
     /// Power goes during the call: it may have taken effect in part; every later call fails until the disk is
     /// mounted again.
     PowerCut,
@@ -498,8 +500,10 @@ impl DiskFile for MountedFile {
     fn write_at(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         self.mount.change(DiskCall::Write(bytes.len()), |state, fault| {
-            if fault.is_some_and(|fault| fault != Fault::Short) {
-                return Err(injected());
+            match fault {
+                None | Some(Fault::Short) => {}
+                Some(Fault::NoSpace) => return Err(io::ErrorKind::StorageFull.into()),
+                Some(_) => return Err(injected()),
             }
             let blocks = state.random(4) > 0;
             let contents = self.contents(state)?;

@@ -80,6 +80,8 @@ struct State {
     /// Bytes of it that are promised to entries which come later.
     reserved_bytes: u64,
     full: Option<Arc<str>>,
+    /// A write waits for space that was reserved: then there is none for anybody.
+    stuck: Option<Arc<str>>,
     poisoned: Option<Arc<str>>,
     stopping: bool,
     /// Somebody asked for a round though nothing waits.
@@ -135,6 +137,11 @@ impl Queue {
             return Err(JournalError::Busy {
                 queued_bytes: state.memory_bytes,
                 queue_bytes_max: self.bytes_max,
+            });
+        }
+        if let Some(reason) = state.stuck.as_ref().filter(|_| entries) {
+            return Err(JournalError::Full {
+                reason: reason.clone(),
             });
         }
         match &state.full {
@@ -229,8 +236,13 @@ impl Queue {
         }
     }
 
+    pub(crate) fn set_stuck(&self, stuck: Option<Arc<str>>) {
+        self.state.lock().stuck = stuck;
+    }
+
     pub(crate) fn full(&self) -> Option<Arc<str>> {
-        self.state.lock().full.clone()
+        let state = self.state.lock();
+        state.full.as_ref().or(state.stuck.as_ref()).cloned()
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

@@ -1,6 +1,7 @@
 //! The one who writes: rounds of one gathered write and one sync for everything that waits.
 
 mod roll;
+mod space;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use meridian_types::{LogPosition, RaftIndex, ShardId};
 
 use self::roll::RollError;
+use self::space::until_space;
 use crate::active::{ActiveFile, Stamp};
 use crate::checkpoint::{Checkpoint, ShardMark};
 use crate::directory::LISTED_BYTES_MAX;
@@ -401,6 +403,11 @@ impl Writer {
     }
 
     fn write(&mut self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        until_space(&shared.queue, || self.write_once())
+    }
+
+    fn write_once(&mut self) -> io::Result<()> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };

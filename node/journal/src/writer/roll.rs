@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use meridian_types::{LogPosition, RaftIndex, ShardId};
 
+use super::space::until_space;
 use super::{LayError, Writer};
 use crate::active::{ActiveFile, Stamp};
 use crate::checkpoint::Checkpoint;
@@ -38,7 +39,8 @@ impl Writer {
                 Err(RollError::Io(error)) => Err(error),
             },
             Err(LayError::Io(error)) => Err(error),
-            Ok(()) => self.write().and_then(|()| self.sync()),
+            // Nobody waits yet: who starts the journal is told at once.
+            Ok(()) => self.write_once().and_then(|()| self.sync()),
         }
     }
 
@@ -62,7 +64,9 @@ impl Writer {
         }
         self.seal().map_err(RollError::Io)?;
         let into = || {
-            self.shared.disk.rename(SPARE_NAME, &name_of(number))?;
+            until_space(&self.shared.queue, || {
+                self.shared.disk.rename(SPARE_NAME, &name_of(number))
+            })?;
             self.shared.disk.sync_dir()
         };
         into().map_err(RollError::Io)?;
@@ -118,7 +122,7 @@ impl Writer {
         if let Some(active) = &mut self.active {
             let stamp = active.stamp();
             let trailer = node_header(FrameKind::Trailer, stamp, self.generation, &[], at);
-            active.write_trailer(&trailer)?;
+            until_space(&self.shared.queue, || active.write_trailer(&trailer))?;
         }
         let memory = self.shared.settings.durability == Durability::Memory;
         if memory {

@@ -272,6 +272,47 @@ fn a_failed_sync_poisons_everything_that_waits_and_nothing_is_tried_again() {
 }
 
 #[test]
+fn a_write_that_finds_no_space_is_repeated_and_the_journal_counts_as_full_meanwhile() {
+    let mut node = Node::open(&FaultyDisk::seeded(7), settings());
+    node.append(ONE, 1, 1..=3, 100);
+    // The space was reserved; what is missing is the file system's own.
+    for call in 0..3 {
+        node.disk.plan(call, Fault::NoSpace);
+    }
+    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let (journal, looks) = (node.journal.clone(), Arc::clone(&seen));
+    let look = move |_| {
+        let full = journal.usage().full;
+        looks.lock().push((full, is_full(&journal.admit(10, 1))));
+    };
+    node.disk.set_hook(Some(Arc::new(look)));
+    node.journal
+        .append(ONE, vec![entry(ONE, 1, 4, 100)], node.told.done("entry"));
+    node.journal.save_vote(TWO, "x".into(), node.told.done("vote"));
+    assert_eq!(node.round(), RoundOutcome::Wrote { operations: 2 });
+    node.disk.set_hook(None);
+    assert!(node.told.take().iter().all(|(_, result)| result.is_ok()));
+    let seen = std::mem::take(&mut *seen.lock());
+    // The first try, and three more with the disk full; then the sync.
+    let full: Vec<bool> = seen.iter().map(|(_, is_full)| *is_full).collect();
+    assert_eq!(full[..5], [false, true, true, true, false], "{seen:?}");
+    assert!(
+        seen[1]
+            .0
+            .as_ref()
+            .is_some_and(|reason| reason.contains("no space")),
+        "{seen:?}"
+    );
+    assert_eq!(
+        (node.journal.usage().full, node.journal.usage().poisoned),
+        (None, None)
+    );
+    let node = Node::open(&node.shutdown(), settings());
+    assert_eq!(node.journal.log(ONE).last, Some(at(1, 4)));
+    assert_eq!(node.read(ONE, 4, 100), Ok(payload(ONE, 4, 100)));
+}
+
+#[test]
 fn a_failure_beside_the_log_poisons_nothing() {
     // Making and zeroing the next file fails; the one in use is sound.
     // Call 0 writes the first marker.
