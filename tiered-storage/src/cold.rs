@@ -6,6 +6,7 @@
 //!   and objects ([`readahead`]).
 //! - Bytes on their way are bounded for the whole node. Readahead never waits for them: it goes without.
 //! - Frames stay in memory, and if wanted on a local disk, each under its own budget ([`cache`]).
+//! - Frames are unpacked by threads that stand behind those that answer clients ([`unpack`]).
 //! - Every frame's checksum is compared before any of its bytes are used. One that does not fit is fetched once more: it
 //!   may have been damaged on its way.
 
@@ -24,6 +25,7 @@ mod seek;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod unpack;
 
 pub use cache::{CacheSettings, DiskCache, OpenCacheError};
 pub use error::ColdError;

@@ -39,6 +39,10 @@ const LEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause while it looks for them.
 const LEADERS_STEP: Duration = Duration::from_millis(5);
 
+/// How long a node waits until the other regions are heard, before it takes clients. Those that are there answer within two
+/// round trips.
+const REGIONS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Why a node cannot take its part in the region.
 #[derive(Debug, Error)]
 pub enum RegionStartError {
@@ -166,7 +170,9 @@ impl Region {
         }
         hosting::round(inner).await;
         wait_for_shards(inner).await?;
-        mirror::start(inner).await
+        mirror::start(inner).await?;
+        wait_for_regions(inner).await;
+        Ok(())
     }
 
     /// Tells the region where clients reach this node, once it takes them.
@@ -382,4 +388,27 @@ async fn wait_for_shards(inner: &Inner) -> Result<(), RegionStartError> {
     }
     driver::publish(inner);
     Ok(())
+}
+
+/// Waits a moment for the cards of the cluster's other regions: the first metadata that a client gets here should name their
+/// brokers, the owner's above all.
+async fn wait_for_regions(inner: &Inner) {
+    let Some(mirror) = inner.mirror() else { return };
+    let own = inner.number();
+    let numbers = inner
+        .control
+        .controller()
+        .regions()
+        .map(|it| it.number)
+        .collect::<Vec<_>>();
+    let is_heard = || {
+        let remote = mirror.remote();
+        numbers
+            .iter()
+            .all(|number| *number == own || remote.region(*number).is_some())
+    };
+    let started = Instant::now();
+    while !is_heard() && started.elapsed() < REGIONS_TIMEOUT && !inner.stop.is_cancelled() {
+        tokio::time::sleep(LEADERS_STEP).await;
+    }
 }

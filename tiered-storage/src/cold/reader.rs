@@ -15,8 +15,9 @@ use super::frames::{NumberedFrame, frames_of, position_of};
 use super::readahead::{Ahead, Streams, WINDOW_BYTES_MIN};
 use super::seek::{Gathered, Room, find_in_batches};
 use super::stats::{ColdStats, Counters, add, count};
+use super::unpack::Unpacker;
 use super::{COLD_READAHEAD_BYTES, ColdRun, FoundRecord};
-use crate::bundle::{Codec, Footer, FooterPlace, Frame, unframe};
+use crate::bundle::{Codec, Footer, FooterPlace, Frame};
 use crate::store::{Store, StoreError};
 
 /// Most stored bytes in one request that somebody waits for, unless a single frame is larger: the first bytes are
@@ -47,6 +48,7 @@ struct Inner {
     streams: Mutex<Streams>,
     in_flight: Arc<Semaphore>,
     in_flight_permits: usize,
+    unpacker: Unpacker,
     counters: Counters,
 }
 
@@ -77,6 +79,7 @@ impl ColdReader {
                 streams: Mutex::new(Streams::new(window_bytes_max)),
                 in_flight: Arc::new(Semaphore::new(in_flight_permits)),
                 in_flight_permits,
+                unpacker: Unpacker::start(),
                 counters: Counters::default(),
             }),
         })
@@ -440,10 +443,11 @@ impl Inner {
             let part = stored
                 .get(from..from.saturating_add(frame.stored_len as usize))
                 .map(|part| stored.slice_ref(part));
-            let result = match part
-                .ok_or_else(|| "it is cut short".to_owned())
-                .and_then(|part| open(&frame, &part))
-            {
+            let opened = match part {
+                Some(part) => self.unpacker.unpack(frame, part).await,
+                None => Err("it is cut short".to_owned()),
+            };
+            let result = match opened {
                 Ok(row) => Ok(row),
                 Err(reason) => self.fetch_again(key, &frame, &reason).await,
             };
@@ -459,8 +463,6 @@ impl Inner {
                 self.frames.insert(*landing.key(), row.clone());
             }
             landing.land(result);
-            // Unpacking takes time that others need too.
-            tokio::task::yield_now().await;
         }
     }
 
@@ -474,7 +476,7 @@ impl Inner {
             "a frame came damaged from the bucket; fetching it again"
         );
         let stored = self.get(key, frame.range()).await?;
-        open(frame, &stored).map_err(|reason| {
+        self.unpacker.unpack(*frame, stored).await.map_err(|reason| {
             count(&self.counters.damaged);
             ColdError::damaged(key, &format!("the frame at byte {}: {reason}", frame.at))
         })
@@ -495,10 +497,6 @@ impl Inner {
         count(&self.counters.failures);
         ColdError::of_store(key, error)
     }
-}
-
-fn open(frame: &Frame, stored: &Bytes) -> Result<Bytes, String> {
-    unframe(frame, stored).map_err(|error| error.to_string())
 }
 
 fn follows(first: &Frame, second: &Frame) -> bool {
