@@ -15,6 +15,8 @@ macro_rules! counters {
 counters! {
     /// Frames of entries sent.
     frames_sent,
+    /// Those of them that were sent twice.
+    frames_repeated,
     /// Bytes of their commands.
     raw_bytes_sent,
     /// Bytes of the frames.

@@ -5,6 +5,12 @@ use std::time::Duration;
 /// What a connection may have to do, in its congestion windows, before more frames wait elsewhere: so much keeps it busy.
 const WINDOWS_AHEAD: u64 = 2;
 
+/// Longer frames are of many packets, and one of them is as likely lost the second time.
+const REPEATED_BYTES_MAX: usize = 32 << 10;
+
+/// Frames are repeated while all that is under way is at most this part of the windows, of which a full link uses half.
+const REPEATED_SHARE: u64 = 16;
+
 /// What a connection has to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
@@ -28,6 +34,13 @@ impl Load {
             .map(|at| (at, &loads[at]))
             .min_by_key(|(_, load)| load.nanos(bytes))?;
         (load.waiting_bytes <= WINDOWS_AHEAD * load.window_bytes).then_some(first)
+    }
+
+    /// Whether a frame may travel twice: it is small, and what is under way is little beside what the connections carry.
+    pub(crate) fn may_repeat(loads: &[Self], bytes: usize) -> bool {
+        let waiting: u64 = loads.iter().map(|load| load.waiting_bytes).sum();
+        let windows: u64 = loads.iter().map(|load| load.window_bytes).sum();
+        bytes <= REPEATED_BYTES_MAX && (waiting + bytes as u64) * REPEATED_SHARE <= windows
     }
 
     fn nanos(&self, bytes: usize) -> u128 {
@@ -60,6 +73,18 @@ mod tests {
             Load::choose(&[load(0, 500_000), load(1_000_000, 500_000)], 0, 1 << 20),
             Some(0)
         );
+    }
+
+    #[test]
+    fn a_small_frame_travels_twice_while_the_link_has_little_to_do() {
+        let idle = [load(0, 500_000), load(10_000, 500_000)];
+        assert!(Load::may_repeat(&idle, 2_000));
+        assert!(!Load::may_repeat(&idle, 40_000), "it is long");
+        assert!(!Load::may_repeat(
+            &[load(0, 500_000), load(200_000, 500_000)],
+            2_000
+        ));
+        assert!(!Load::may_repeat(&[], 2_000));
     }
 
     #[test]

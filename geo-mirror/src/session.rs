@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use quinn::{Connection, SendDatagramError};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::budget::{Budget, Held};
 use crate::frame::{Applied, Frame, Reject, Subscription, WATERMARKS_MAX, WatermarkOf};
@@ -32,6 +32,9 @@ const FAREWELL: Duration = Duration::from_millis(200);
 
 /// How often it is looked whether a lane's window has grown.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Pause before a frame travels for the second time.
+const REPEATED_AFTER: Duration = Duration::from_millis(2);
 
 /// What came.
 #[derive(Debug)]
@@ -86,6 +89,9 @@ struct Carried {
     bytes: usize,
     outgoing: Arc<Outgoing>,
 }
+
+/// A connection, and what it is given.
+type Place = (Connection, Carried);
 
 impl Drop for Carried {
     fn drop(&mut self) {
@@ -295,39 +301,58 @@ impl Session {
 }
 
 impl Outgoing {
-    /// Sends a frame of entries, and waits until the network has taken it.
-    pub(crate) async fn entries(self: &Arc<Self>, parts: [Bytes; 2]) -> Result<(), LaneError> {
+    /// Sends a frame of entries, and waits until the network has taken it. One that `may_repeat` travels a second time over another
+    /// connection where that costs nobody anything: who waits for it then need not wait until its loss is noticed. Returns whether
+    /// it does.
+    pub(crate) async fn entries(
+        self: &Arc<Self>,
+        parts: [Bytes; 2],
+        may_repeat: bool,
+    ) -> Result<bool, LaneError> {
         let over = || LaneError::Closed("it is over".to_owned());
         if let Some(tcp) = &self.tcp {
             let (done, written) = oneshot::channel();
             tcp.send((parts.to_vec(), done)).await.map_err(|_| over())?;
-            return written.await.map_err(|_| over());
+            return written.await.map(|()| false).map_err(|_| over());
         }
         let bytes = parts.iter().map(Bytes::len).sum();
-        let (connection, carried) = {
+        let (chosen, again) = {
             // In turn, so that an older frame is not kept waiting by newer ones.
             let _turn = self.turn.lock().await;
             loop {
-                if let Some(chosen) = self.choose(bytes).ok_or_else(over)? {
+                if let Some(chosen) = self.choose(bytes, may_repeat).ok_or_else(over)? {
                     break chosen;
                 }
                 // Windows grow without a word.
                 let _ = timeout(LOOK_INTERVAL, self.freed.notified()).await;
             }
         };
-        write_stream(&connection, parts, carried).await
+        let is_repeated = again.is_some();
+        if let Some((connection, carried)) = again {
+            let parts = parts.clone();
+            tokio::spawn(async move {
+                // What is lost at one moment is often not alone.
+                sleep(REPEATED_AFTER).await;
+                // The first one counts.
+                let _ = write_stream(&connection, parts, carried).await;
+            });
+        }
+        let (connection, carried) = chosen;
+        write_stream(&connection, parts, carried).await?;
+        Ok(is_repeated)
     }
 
-    /// A lane for so many bytes; within it, `None` while they had better wait. `None` without a lane.
-    fn choose(self: &Arc<Self>, bytes: usize) -> Option<Option<(Connection, Carried)>> {
+    /// A lane for so many bytes, and another one if they are to travel twice; within it, `None` while they had better wait. `None`
+    /// without a lane.
+    fn choose(self: &Arc<Self>, bytes: usize, may_repeat: bool) -> Option<Option<(Place, Option<Place>)>> {
         let lanes = self.lanes.lock();
         let loads: Vec<Load> = lanes.iter().map(OutLane::load).collect();
         if loads.is_empty() {
             return None;
         }
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let chosen = Load::choose(&loads, turn, bytes).map(|at| {
-            let lane = &lanes[at];
+        let place = |at: usize| {
+            let lane = &lanes[at % lanes.len()];
             lane.waiting.fetch_add(bytes, Ordering::Relaxed);
             let carried = Carried {
                 waiting: lane.waiting.clone(),
@@ -335,8 +360,10 @@ impl Outgoing {
                 outgoing: self.clone(),
             };
             (lane.connection.clone(), carried)
-        });
-        Some(chosen)
+        };
+        let is_repeated = may_repeat && Load::may_repeat(&loads, bytes);
+        let chosen = Load::choose(&loads, turn, bytes);
+        Some(chosen.map(|at| (place(at), is_repeated.then(|| place(at + 1)))))
     }
 }
 

@@ -216,7 +216,7 @@ impl SourceSession {
                     for bucket in buckets {
                         pass(&bucket, bytes).await;
                     }
-                    Done::Answered(outgoing.entries(parts).await)
+                    Done::Answered(outgoing.entries(parts, false).await.map(|_| ()))
                 });
             }
             Frame::Hello(_)
@@ -358,8 +358,20 @@ impl SourceSession {
                 }) => {
                     if let Some(entries) = running.ready.remove(&subscription.shard) {
                         let outgoing = running.session.outgoing.clone();
+                        // Who bounds the link wants every byte to count.
+                        let counters = self.counters.clone();
+                        let may_repeat = self.limit.bucket.lock().rate().is_none();
                         running.tasks.spawn(async move {
-                            let written = send(outgoing, subscription, number, entries, choice).await;
+                            let written = send(
+                                outgoing,
+                                subscription,
+                                number,
+                                entries,
+                                choice,
+                                may_repeat,
+                                &counters,
+                            )
+                            .await;
                             Done::Written(subscription, number, written)
                         });
                     }
@@ -441,6 +453,8 @@ async fn send(
     number: u64,
     entries: Entries,
     choice: Choice,
+    may_repeat: bool,
+    counters: &Counters,
 ) -> Result<Written, LaneError> {
     let head = (entries.region_epoch, entries.first_sequence, entries.digest);
     let count = u32::try_from(entries.commands.len()).expect("a frame's bytes are bounded");
@@ -460,7 +474,9 @@ async fn send(
         body: stored.body,
     };
     let started = Instant::now();
-    outgoing.entries(frame.encode()).await?;
+    // One without commands says that an epoch begins: it is rare, and nobody waits for it.
+    let is_repeated = outgoing.entries(frame.encode(), may_repeat && count > 0).await?;
+    add(&counters.frames_repeated, is_repeated.into());
     Ok(Written {
         raw_bytes: stored.raw_bytes as usize,
         wire_bytes: frame.wire_bytes(),

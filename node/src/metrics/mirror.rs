@@ -24,6 +24,7 @@ pub(super) struct MirrorMetrics {
     link_sent_packets: IntGaugeVec,
     link_lost_packets: IntGaugeVec,
     frames_sent: IntCounter,
+    frames_repeated: IntCounter,
     raw_sent_bytes: IntCounter,
     wire_sent_bytes: IntCounter,
     raw_received_bytes: IntCounter,
@@ -133,6 +134,10 @@ impl MirrorMetrics {
             frames_sent: counter(
                 "meridian_mirror_frames_sent_total",
                 "Frames of content sent to other regions.",
+            )?,
+            frames_repeated: counter(
+                "meridian_mirror_frames_repeated_total",
+                "Those of them that were sent twice.",
             )?,
             raw_sent_bytes: counter(
                 "meridian_mirror_raw_sent_bytes_total",
@@ -261,6 +266,7 @@ impl MirrorMetrics {
         let total = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         for (to, from) in [
             (&self.frames_sent, &counters.frames_sent),
+            (&self.frames_repeated, &counters.frames_repeated),
             (&self.raw_sent_bytes, &counters.raw_bytes_sent),
             (&self.wire_sent_bytes, &counters.wire_bytes_sent),
             (&self.raw_received_bytes, &counters.raw_bytes_received),

@@ -385,11 +385,10 @@ impl Cluster {
 
     /// Gives the space back.
     pub fn free_disk(&mut self, node: usize) -> Result<(), String> {
-        match self.nodes[node].filler.take() {
-            Some(filler) => {
-                std::fs::remove_file(&filler).map_err(|e| format!("cannot remove {}: {e}", filler.display()))
-            }
-            None => Ok(()),
+        let node = &mut self.nodes[node];
+        match (node.filler.take(), &node.image) {
+            (Some(filler), Some(image)) => image.free(&filler),
+            _ => Ok(()),
         }
     }
 

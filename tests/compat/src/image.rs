@@ -1,6 +1,7 @@
 //! A small file system in a file, mounted through a loop device: its power can be cut, it can be full, and the block
 //! layer below it can fail.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -152,6 +153,13 @@ impl Image {
             }
         }
         Ok(filler)
+    }
+
+    /// Takes that file away, for good: a power cut right behind it does not bring it back.
+    pub fn free(&self, filler: &Path) -> Result<(), String> {
+        let removed = std::fs::remove_file(filler);
+        let synced = removed.and_then(|()| File::open(&self.mount_point)?.sync_all());
+        synced.map_err(|e| format!("cannot remove {}: {e}", filler.display()))
     }
 }
 

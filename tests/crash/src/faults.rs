@@ -170,7 +170,7 @@ fn repair(
     next: u64,
 ) -> Result<bool, String> {
     if let Some(filler) = filler {
-        std::fs::remove_file(filler).map_err(|e| format!("cannot remove the filler: {e}"))?;
+        image.free(filler)?;
         let deadline = Instant::now() + Duration::from_secs(15);
         while server.is_alive() && Instant::now() < deadline {
             if produce(server, next)?.is_ok() {
