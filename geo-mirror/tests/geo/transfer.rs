@@ -95,7 +95,11 @@ async fn everything_arrives(transport: TransportSetting, expected: Transport) {
     );
     assert!(session.compression_time > Duration::ZERO);
     assert_eq!(mirror.counters.frames_refused.load(Ordering::Relaxed), 0);
-    assert_eq!(mirror.counters.frames_dropped.load(Ordering::Relaxed), 0);
+    // Small ones may come twice over QUIC; over TCP nothing does.
+    let dropped = mirror.counters.frames_dropped.load(Ordering::Relaxed);
+    let repeated = owner.counters.frames_repeated.load(Ordering::Relaxed);
+    assert!(dropped <= repeated, "{dropped} dropped, {repeated} sent twice");
+    assert!(expected == Transport::Quic || repeated == 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
