@@ -253,6 +253,21 @@ impl Region {
         self.of(partition).read(partition, from, bytes_max, reader).await
     }
 
+    /// Waits until everything is applied that the log of a shard which this node leads has now, at most `timeout`: whatever
+    /// was committed, and shown by a follower that was faster, can be read here then. `false` if it took longer, or the
+    /// leadership is on its way to another node.
+    pub async fn catch_up(&self, shard: ShardId, timeout: Duration) -> bool {
+        let Some(group) = self.inner.shard(shard).group() else {
+            return true;
+        };
+        let Some(last) = group.progress().and_then(|progress| progress.last) else {
+            return false;
+        };
+        let mut applied = group.applied();
+        let reached = applied.wait_for(|applied| applied.index >= last);
+        tokio::time::timeout(timeout, reached).await.is_ok()
+    }
+
     /// Wakes `waiter` once when the partition moves past `seen`, its log start moves, or the leader
     /// changes; at once if it already has. Forgotten when the `Notify` is dropped.
     pub fn watch(&self, partition: Partition, seen: Offset, reader: ReadFrom, waiter: &Arc<Notify>) {

@@ -290,9 +290,8 @@ fn producers(run: &Run, block: u32, has_bucket: bool) -> Result<Vec<(What, f64)>
             .ok_or_else(|| "the generator gives no latency".to_owned())
     };
     produce("warm", BURST_SECONDS)?;
-    if has_bucket {
-        node.drain()?;
-    }
+    let waiting_mb = node.metric("meridian_tier_waiting_bytes", "") / 1e6;
+    let drained_s = if has_bucket { node.drain()? } else { 0.0 };
     node.topic("fast", PARTITIONS)?;
     let fast = produce("fast", run.seconds.min(BURST_SECONDS))?;
     let behind_ms = paced("behind")?;
@@ -302,8 +301,7 @@ fn producers(run: &Run, block: u32, has_bucket: bool) -> Result<Vec<(What, f64)>
             (What::PacedP99Off, paced("paced")?),
         ]);
     }
-    let waiting_mb = node.metric("meridian_tier_waiting_bytes", "") / 1e6;
-    let drained_s = node.drain()?;
+    node.drain()?;
     let p99_ms = paced("paced")?;
     node.drain()?;
     let tiered_gb = node.metric("meridian_tier_tiered_bytes_total", "") / 1e9;

@@ -87,6 +87,27 @@ pub(super) enum Answer {
 }
 
 impl Answer {
+    /// Whether it says that a partition ends before the offset that is asked for.
+    fn is_beyond(&self, asked: &SessionPartition) -> bool {
+        let Self::Failed {
+            error: ErrorCode::OffsetOutOfRange,
+            positions: Some(positions),
+            ..
+        } = self
+        else {
+            return false;
+        };
+        let from = u64::try_from(asked.fetch_offset).map(Offset);
+        from.is_ok_and(|from| from > positions.high_watermark)
+    }
+
+    /// Of one that says so: makes it say that this is not known yet.
+    fn doubt(&mut self, asked: &SessionPartition) {
+        if let (true, Self::Failed { error, .. }) = (self.is_beyond(asked), self) {
+            *error = ErrorCode::OffsetNotAvailable;
+        }
+    }
+
     fn failed(error: ErrorCode) -> Self {
         Self::Failed {
             error,
@@ -129,7 +150,17 @@ pub(super) async fn gather(caller: &Caller, partitions: &[SessionPartition], lim
             }
         };
         let partition = found.partition;
-        let answer = match look(caller, found, asked, limits, &near) {
+        let mut looked = look(caller, found, asked, limits, &near);
+        if looked.as_ref().is_err_and(|answer| answer.is_beyond(asked)) {
+            // A follower may have shown it before it is applied here.
+            let shard = caller.context.region.shard_of(partition);
+            let is_applied = caller.context.region.catch_up(shard, CATCH_UP).await;
+            looked = look(caller, found, asked, limits, &near);
+            if let (Err(answer), false) = (&mut looked, is_applied) {
+                answer.doubt(asked);
+            }
+        }
+        let answer = match looked {
             Ok((positions, from)) => {
                 gathered.seen.push((partition, positions.high_watermark));
                 read(
@@ -162,6 +193,9 @@ pub(super) async fn gather(caller: &Caller, partitions: &[SessionPartition], lim
     gathered.is_full |= gathered.counted_bytes >= u64::from(allowance / 2);
     gathered
 }
+
+/// How long a leader may take to apply what its log has, before it says that it does not know yet.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// Where to read, or what to say instead.
 fn look(
@@ -431,5 +465,43 @@ fn unreadable(caller: &Caller, partition: Partition, error: &ReadError) -> Answe
         error: errors::of_read(error),
         leader,
         positions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fetch_session::TopicKey;
+
+    #[test]
+    fn an_offset_beyond_the_end_is_in_doubt_and_one_before_the_start_is_not() {
+        let positions = Positions {
+            log_start_offset: Offset(10),
+            last_stable_offset: Offset(20),
+            high_watermark: Offset(20),
+            leader_epoch: LeaderEpoch(3),
+        };
+        let asked = |fetch_offset| SessionPartition {
+            topic: TopicKey::Name("t".into()),
+            index: 0,
+            fetch_offset,
+            bytes_max: 1,
+            current_leader_epoch: None,
+            last_fetched_epoch: None,
+        };
+        for (offset, is_beyond) in [(21, true), (20, false), (9, false), (-1, false)] {
+            let mut answer = out_of_range(positions);
+            assert_eq!(answer.is_beyond(&asked(offset)), is_beyond, "{offset}");
+            answer.doubt(&asked(offset));
+            let doubted = matches!(
+                answer,
+                Answer::Failed {
+                    error: ErrorCode::OffsetNotAvailable,
+                    ..
+                }
+            );
+            assert_eq!(doubted, is_beyond, "{offset}");
+        }
+        assert!(!Answer::Behind { positions }.is_beyond(&asked(21)));
     }
 }
