@@ -4,33 +4,21 @@ use std::time::Duration;
 
 use meridian_types::{Partition, RegionNumber, ShardId, TopicId};
 use meridian_wire::create_topics::{CreatableTopic, CreatableTopicConfig, CreatableTopicResult};
-use meridian_wire::incremental_alter_configs::{AlterConfigsResource, AlterableConfig};
 use meridian_wire::metadata::{MetadataRequestTopic, MetadataResponseTopic};
 use meridian_wire::{
-    AlterRegionRequest, CreateTopicsRequest, DeleteTopicsRequest, ErrorCode, IncrementalAlterConfigsRequest,
-    MetadataRequest,
+    AlterRegionRequest, CreateTopicsRequest, DeleteTopicsRequest, ErrorCode, MetadataRequest,
 };
 use tokio::time::Instant;
 
 use crate::harness::{Client, PATIENCE, TestBroker, batch, fetch, produce};
 use crate::mirror::{EAST, NOW_MS, WEST, agreed, partition_of, regions};
+use crate::through_mirror;
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
 
 async fn alter(client: &mut Client, kind: i8, name: &str, config: &str, value: &str) -> (i16, String) {
-    let request = IncrementalAlterConfigsRequest {
-        resources: vec![AlterConfigsResource {
-            resource_type: kind,
-            resource_name: name.to_owned().into(),
-            configs: vec![AlterableConfig {
-                name: config.to_owned().into(),
-                config_operation: 0,
-                value: Some(value.to_owned().into()),
-            }],
-        }],
-        validate_only: false,
-    };
+    let request = through_mirror::alter(kind, name, config, value);
     let answer = client.call(&request, 1).await.responses.remove(0);
     let message = answer.error_message.map(|it| it.to_string());
     (answer.error_code, message.unwrap_or_default())

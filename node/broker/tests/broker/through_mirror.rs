@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::harness::{Client, PATIENCE, TestBroker, batch, produce};
 use crate::mirror::{EAST, NOW_MS, WEST, agreed, partition_of, regions};
 
-fn alter(kind: i8, name: &str, config: &str, value: &str) -> IncrementalAlterConfigsRequest {
+pub(crate) fn alter(kind: i8, name: &str, config: &str, value: &str) -> IncrementalAlterConfigsRequest {
     IncrementalAlterConfigsRequest {
         resources: vec![incremental_alter_configs::AlterConfigsResource {
             resource_type: kind,
