@@ -358,20 +358,16 @@ impl SourceSession {
                 }) => {
                     if let Some(entries) = running.ready.remove(&subscription.shard) {
                         let outgoing = running.session.outgoing.clone();
-                        // Who bounds the link wants every byte to count.
                         let counters = self.counters.clone();
-                        let may_repeat = self.limit.bucket.lock().rate().is_none();
+                        let sending = Sending {
+                            subscription,
+                            number,
+                            choice,
+                            // Who bounds the link wants every byte to count.
+                            may_repeat: self.limit.bucket.lock().rate().is_none(),
+                        };
                         running.tasks.spawn(async move {
-                            let written = send(
-                                outgoing,
-                                subscription,
-                                number,
-                                entries,
-                                choice,
-                                may_repeat,
-                                &counters,
-                            )
-                            .await;
+                            let written = send(outgoing, sending, entries, &counters).await;
                             Done::Written(subscription, number, written)
                         });
                     }
@@ -447,15 +443,27 @@ async fn pass(bucket: &Mutex<TokenBucket>, bytes: usize) {
     }
 }
 
-async fn send(
-    outgoing: Arc<Outgoing>,
+/// How entries travel.
+struct Sending {
     subscription: Subscription,
     number: u64,
-    entries: Entries,
     choice: Choice,
+    /// A small frame may be sent twice.
     may_repeat: bool,
+}
+
+async fn send(
+    outgoing: Arc<Outgoing>,
+    sending: Sending,
+    entries: Entries,
     counters: &Counters,
 ) -> Result<Written, LaneError> {
+    let Sending {
+        subscription,
+        number,
+        choice,
+        may_repeat,
+    } = sending;
     let head = (entries.region_epoch, entries.first_sequence, entries.digest);
     let count = u32::try_from(entries.commands.len()).expect("a frame's bytes are bounded");
     let packed = blocking(move || timed(|| pack(&entries.commands, choice))).await;

@@ -90,6 +90,28 @@ impl Region {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Creates a topic with these words of `topic create`.
+    fn create(&self, words: &[&str]) {
+        let created = self.run(&[&["topic", "create"], words].concat());
+        assert!(
+            created.status.success(),
+            "{}",
+            String::from_utf8_lossy(&created.stderr)
+        );
+    }
+
+    /// A producer that writes what it is given, line by line.
+    fn producer(&self, topic: &str) -> (Child, ChildStdin) {
+        let mut producer = self
+            .command(&["produce", topic])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stdin = producer.stdin.take().unwrap();
+        (producer, stdin)
+    }
+
     /// The values that a consumer finds which names `rack` as its own. Errors: what it said instead; a mirror learns of a
     /// topic later than its owner.
     fn read(&self, topic: &str, rack: &str) -> Result<Vec<String>, String> {
@@ -139,19 +161,8 @@ fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
 fn a_client_goes_on_through_a_switchover_and_consumers_read_next_door() {
     let east = Region::start(0, "east", &[]);
     let west = Region::start(1, "west", &[&east.geo]);
-    let created = east.run(&["topic", "create", "orders", "--partitions", "4"]);
-    assert!(
-        created.status.success(),
-        "{}",
-        String::from_utf8_lossy(&created.stderr)
-    );
-    let mut producer = east
-        .command(&["produce", "orders"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut stdin = producer.stdin.take().unwrap();
+    east.create(&["orders", "--partitions", "4"]);
+    let (mut producer, mut stdin) = east.producer("orders");
     write(&mut stdin, 0..2000);
     // Asked at the mirror, which names its own broker among the replicas.
     until("the mirror holds all", || {
@@ -223,29 +234,9 @@ fn a_topic_that_stays_in_a_region_is_served_from_there_and_compared_with_nothing
             regions.len() == 2 && regions.iter().all(|region| region["is_registered"] == true)
         })
     });
-    let create = [
-        "topic",
-        "create",
-        "audit",
-        "--partitions",
-        "2",
-        "--config",
-        "geo.home=west",
-    ];
-    let created = east.run(&create);
-    assert!(
-        created.status.success(),
-        "{}",
-        String::from_utf8_lossy(&created.stderr)
-    );
+    east.create(&["audit", "--partitions", "2", "--config", "geo.home=west"]);
     // A client that knows the other region's brokers only goes where the topic is.
-    let mut producer = east
-        .command(&["produce", "audit"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut stdin = producer.stdin.take().unwrap();
+    let (mut producer, mut stdin) = east.producer("audit");
     write(&mut stdin, 0..500);
     drop(stdin);
     assert!(producer.wait().unwrap().success());

@@ -47,12 +47,26 @@ const COLD: Duration = Duration::from_secs(120);
 /// Of the records that are read back at least this share must be in the bucket alone.
 const COLD_SHARE_MIN: f64 = 0.9;
 
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// What tiering costs producers.
+    Producers,
+    /// How fast history comes back, and what readers at the tail feel of it.
+    History,
+    /// How fast frames become Arrow.
+    Replay,
+}
+
 /// Options of `bench tier`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// A run of some minutes, to see what works: one block, short windows, little history.
     #[arg(long)]
     pub quick: bool,
+    /// What is measured [everything].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub parts: Vec<Part>,
     /// Blocks: everything once in each, with and without a bucket in turns [5, with --quick 1].
     #[arg(long)]
     pub blocks: Option<u32>,
@@ -154,6 +168,7 @@ pub fn run(options: &Options) -> Result<Run, String> {
         figures: Vec::new(),
         missing: Vec::new(),
     };
+    let is_asked = |part: Part| options.parts.is_empty() || options.parts.contains(&part);
     for block in 1..=run.blocks {
         // Slow changes of the machine hit both alike.
         let order = if block % 2 == 1 {
@@ -161,7 +176,7 @@ pub fn run(options: &Options) -> Result<Run, String> {
         } else {
             [true, false]
         };
-        for has_bucket in order {
+        for has_bucket in order.into_iter().filter(|_| is_asked(Part::Producers)) {
             eprintln!(
                 "block {block}: producers, {}",
                 if has_bucket { "tiering" } else { "without a bucket" }
@@ -169,12 +184,16 @@ pub fn run(options: &Options) -> Result<Run, String> {
             let found = producers(&run, block, has_bucket);
             run.take("producers", block, found);
         }
-        eprintln!("block {block}: history");
-        let found = history(&run, block);
-        run.take("history", block, found);
-        eprintln!("block {block}: replay");
-        let found = replay(&run, block);
-        run.take("replay", block, found);
+        if is_asked(Part::History) {
+            eprintln!("block {block}: history");
+            let found = history(&run, block);
+            run.take("history", block, found);
+        }
+        if is_asked(Part::Replay) {
+            eprintln!("block {block}: replay");
+            let found = replay(&run, block);
+            run.take("replay", block, found);
+        }
     }
     run.load_after = machine::load_average();
     if run.figures.is_empty() {
@@ -226,15 +245,34 @@ impl Node {
         view::labelled(&metrics, name, label).unwrap_or(0.0)
     }
 
-    /// Waits until the bucket has everything; gives how long that took.
-    fn drain(&self) -> Result<f64, String> {
-        let began = Instant::now();
+    /// Waits until the bucket has everything.
+    fn drain(&self) -> Result<(), String> {
         let waiting = || self.metric("meridian_tier_waiting_bytes", "");
         // A round finds out how much waits a little later than it is written.
         sleep(Duration::from_millis(500));
         wait_for(DRAIN, || (waiting() == 0.0).then_some(()))
-            .ok_or_else(|| format!("{} bytes still wait for the bucket after {DRAIN:?}", waiting()))?;
-        Ok(began.elapsed().as_secs_f64())
+            .ok_or_else(|| format!("{} bytes still wait for the bucket after {DRAIN:?}", waiting()))
+    }
+
+    /// How fast the bucket takes what waits for it, until next to nothing does: the end of each shard's log comes with a round of
+    /// its own some seconds later.
+    fn taken_mb_per_s(&self) -> Result<f64, String> {
+        let now = || {
+            let tiered = self.metric("meridian_tier_tiered_bytes_total", "");
+            (
+                Instant::now(),
+                self.metric("meridian_tier_waiting_bytes", ""),
+                tiered,
+            )
+        };
+        let (began, waiting, tiered) = now();
+        let (ended, _, tiered_all) = wait_for(DRAIN, || {
+            let found = now();
+            (found.1 <= waiting / 10.0).then_some(found)
+        })
+        .ok_or_else(|| format!("of {waiting} bytes more than a tenth wait after {DRAIN:?}"))?;
+        self.drain()?;
+        Ok((tiered_all - tiered) / 1e6 / (ended - began).as_secs_f64())
     }
 
     /// Which share of a topic's records only the bucket has.
@@ -290,8 +328,7 @@ fn producers(run: &Run, block: u32, has_bucket: bool) -> Result<Vec<(What, f64)>
             .ok_or_else(|| "the generator gives no latency".to_owned())
     };
     produce("warm", BURST_SECONDS)?;
-    let waiting_mb = node.metric("meridian_tier_waiting_bytes", "") / 1e6;
-    let drained_s = if has_bucket { node.drain()? } else { 0.0 };
+    let taken_mb_per_s = if has_bucket { node.taken_mb_per_s()? } else { 0.0 };
     node.topic("fast", PARTITIONS)?;
     let fast = produce("fast", run.seconds.min(BURST_SECONDS))?;
     let behind_ms = paced("behind")?;
@@ -320,7 +357,7 @@ fn producers(run: &Run, block: u32, has_bucket: bool) -> Result<Vec<(What, f64)>
         (What::ProduceOn, fast.mb_per_s()),
         (What::PacedP99On, p99_ms),
         (What::PacedP99Behind, behind_ms),
-        (What::Taken, waiting_mb / drained_s),
+        (What::Taken, taken_mb_per_s),
         (What::PutsPerGb, requests("put")),
         (What::GetsPerGb, requests("get") + requests("head")),
         (What::ListsPerGb, requests("list")),
