@@ -25,7 +25,6 @@ mod seek;
 mod stats;
 #[cfg(test)]
 mod tests;
-mod unpack;
 
 pub use cache::{CacheSettings, DiskCache, OpenCacheError};
 pub use error::ColdError;

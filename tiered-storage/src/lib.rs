@@ -4,12 +4,14 @@
 //! [`merge`] plans which small extents to join, [`compact`] keeps the latest record of each key. Drivers, with time by
 //! tokio's clock only: [`store`] is the bucket with deadlines, retries and counters, [`probe`] tells what is wrong
 //! with it, [`upload`] writes a bundle and reads it back, [`cold`] reads for fetches, [`replay`] exports history, [`verify`]
-//! proves a bucket, [`inventory`] says what lies in it.
+//! proves a bucket, [`inventory`] says what lies in it. [`aside`] are threads for what
+//! computes long.
 
 mod codec;
 #[cfg(test)]
 mod fixture;
 
+pub mod aside;
 pub mod bundle;
 pub mod cold;
 pub mod compact;

@@ -43,7 +43,7 @@ mod rpc;
 mod settings;
 mod upkeep;
 
-pub use blocking::{blocking, blocking_aside};
+pub use blocking::blocking;
 pub use checkpoint::{CheckpointError, CheckpointStore};
 pub use group::{Group, StartError};
 pub use leadership::{Joint, Leadership, Members, Progress};

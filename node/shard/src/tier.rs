@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`owner`] | whose the bucket is |
 //! | [`pace`] | when a shard's next round is due |
+//! | [`burst`] | whether producers need the disk for themselves |
 //! | [`window`] | how far in the log a round goes |
 //! | [`round`] | read and bundle what the bucket lacks |
 //! | [`commit`] | upload, verify, propose |
@@ -22,6 +23,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use meridian_tiered_storage::aside::{Aside, Priority};
 use meridian_tiered_storage::cold::ColdReader;
 use meridian_tiered_storage::merge::MergeSettings;
 use meridian_tiered_storage::store::Store;
@@ -33,6 +35,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 pub(crate) mod adopt;
+mod burst;
 mod clean;
 pub(crate) mod cold;
 mod commit;
@@ -56,7 +59,7 @@ pub use owner::BucketStanding;
 pub use stats::{ShardTierUsage, TierFailure, TierUsage};
 pub use step::{AtStep, Bringing, BundleStage, TierStep};
 
-use pace::Urgency;
+use burst::Burst;
 use stats::TierStats;
 
 /// From this feature level on every node knows the commands of the tier and reads what they leave behind.
@@ -157,6 +160,9 @@ pub(crate) struct Tier {
     passes: Arc<Semaphore>,
     /// Reads of the journal that outlive the task that waits for them.
     reads: TaskTracker,
+    /// Makes bundles while that is not urgent.
+    bundler: Aside,
+    burst: Mutex<Burst>,
     pub(crate) stats: TierStats,
 }
 
@@ -177,28 +183,25 @@ impl Tier {
             rest_until: Mutex::new(Instant::now()),
             passes: Arc::new(Semaphore::new(1)),
             reads: TaskTracker::new(),
+            bundler: Aside::start("bundle", 1, Priority::Lowest),
+            burst: Mutex::default(),
             settings,
             stats: TierStats::default(),
         })
     }
 
-    /// Runs what blocks on the journal, beside what clients wait for unless it is urgent. The end of the tier waits for
-    /// it, whoever waits for its answer.
-    async fn blocking<T: Send + 'static>(
+    /// Runs what blocks on the journal. The end of the tier waits for it, whoever waits for its answer.
+    async fn read<T: Send + 'static>(
         &self,
-        urgency: Urgency,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         let token = self.reads.token();
-        let work = move || {
+        meridian_raft::blocking(move || {
             let done = work();
             drop(token);
             done
-        };
-        match urgency {
-            Urgency::Aside => meridian_raft::blocking_aside(work).await,
-            Urgency::Urgent => meridian_raft::blocking(work).await,
-        }
+        })
+        .await
     }
 
     fn is_owned(&self) -> bool {

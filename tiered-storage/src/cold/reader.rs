@@ -15,9 +15,9 @@ use super::frames::{NumberedFrame, frames_of, position_of};
 use super::readahead::{Ahead, Streams, WINDOW_BYTES_MIN};
 use super::seek::{Gathered, Room, find_in_batches};
 use super::stats::{ColdStats, Counters, add, count};
-use super::unpack::Unpacker;
 use super::{COLD_READAHEAD_BYTES, ColdRun, FoundRecord};
-use crate::bundle::{Codec, Footer, FooterPlace, Frame};
+use crate::aside::{Aside, Priority};
+use crate::bundle::{Codec, Footer, FooterPlace, Frame, unframe};
 use crate::store::{Store, StoreError};
 
 /// Most stored bytes in one request that somebody waits for, unless a single frame is larger: the first bytes are
@@ -48,7 +48,9 @@ struct Inner {
     streams: Mutex<Streams>,
     in_flight: Arc<Semaphore>,
     in_flight_permits: usize,
-    unpacker: Unpacker,
+    /// Checksums and decompression take a millisecond of a processor for a MiB or two. On the threads of the runtime that is a
+    /// millisecond for which producers and readers at the tail wait, and a few who catch up keep all of them busy.
+    unpackers: Aside,
     counters: Counters,
 }
 
@@ -79,7 +81,7 @@ impl ColdReader {
                 streams: Mutex::new(Streams::new(window_bytes_max)),
                 in_flight: Arc::new(Semaphore::new(in_flight_permits)),
                 in_flight_permits,
-                unpacker: Unpacker::start(),
+                unpackers: Aside::start("unpack", processors(), Priority::Low),
                 counters: Counters::default(),
             }),
         })
@@ -444,7 +446,7 @@ impl Inner {
                 .get(from..from.saturating_add(frame.stored_len as usize))
                 .map(|part| stored.slice_ref(part));
             let opened = match part {
-                Some(part) => self.unpacker.unpack(frame, part).await,
+                Some(part) => self.unpack(frame, part).await,
                 None => Err("it is cut short".to_owned()),
             };
             let result = match opened {
@@ -476,10 +478,17 @@ impl Inner {
             "a frame came damaged from the bucket; fetching it again"
         );
         let stored = self.get(key, frame.range()).await?;
-        self.unpacker.unpack(*frame, stored).await.map_err(|reason| {
+        self.unpack(*frame, stored).await.map_err(|reason| {
             count(&self.counters.damaged);
             ColdError::damaged(key, &format!("the frame at byte {}: {reason}", frame.at))
         })
+    }
+
+    /// The batches of a frame. Errors: what is wrong with it.
+    async fn unpack(&self, frame: Frame, stored: Bytes) -> Result<Bytes, String> {
+        let opened = self.unpackers.run(move || unframe(&frame, &stored)).await;
+        let opened = opened.map_err(|error| error.to_string())?;
+        opened.map_err(|error| error.to_string())
     }
 
     async fn get(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes, ColdError> {
@@ -501,4 +510,8 @@ impl Inner {
 
 fn follows(first: &Frame, second: &Frame) -> bool {
     first.range().end == second.at
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use meridian_journal::Journal;
+use bytes::Bytes;
+use meridian_journal::{Journal, Usage};
 use meridian_raft::ENTRY_PREFIX_BYTES;
 use meridian_state::{Chunk, Command, State};
 use meridian_tiered_storage::bundle::{Bundle, BundleLimits, BundleWriter, PushError};
@@ -12,6 +13,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::Tier;
+use super::burst;
 use super::commit::{CommitError, commit};
 use super::driver::Led;
 use super::pace::{Looked, Urgency};
@@ -19,6 +21,12 @@ use super::step::Bringing;
 use super::window::Window;
 use crate::region::Inner;
 use crate::shard::Shard;
+
+/// So much is read at once, and then checked and compressed.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// As many chunks as are found in memory in some tenths of a millisecond.
+const PIECE_CHUNKS: usize = 256;
 
 /// Why a round brought nothing. The next one begins anew from the state as it is then; what was uploaded may be an
 /// orphan.
@@ -117,11 +125,7 @@ pub(super) async fn carry_out(
         chunks,
         bytes,
     } = plan;
-    let journal = inner.journal.clone();
-    let mut bundle = tier
-        .blocking(urgency(inner, tier), move || bundle(&journal, shard, &chunks))
-        .await
-        .map_err(|error| RoundError::Task(error.to_string()))??;
+    let mut bundle = bundle(inner, tier, shard, &chunks).await?;
     let (extents, now) = (std::mem::take(&mut bundle.extents), (inner.clock)());
     let command = |object| Command::Tiered {
         sequence,
@@ -136,14 +140,13 @@ pub(super) async fn carry_out(
 }
 
 /// Whether bundles of this node are urgent now.
-fn urgency(inner: &Inner, tier: &Tier) -> Urgency {
+fn urgency(inner: &Inner, tier: &Tier, journal: &Usage) -> Urgency {
     let now = Instant::now();
     let (mut waiting_bytes, mut waiting_for) = (0, Duration::ZERO);
     for (shard, pace) in tier.stats.paces() {
         waiting_bytes += pace.waiting_bytes(inner.shard(shard).applied_bytes());
         waiting_for = waiting_for.max(pace.waiting_for(now));
     }
-    let journal = inner.journal.usage();
     let left = journal.free_bytes.unwrap_or(u64::MAX);
     let room = inner
         .settings
@@ -152,17 +155,104 @@ fn urgency(inner: &Inner, tier: &Tier) -> Urgency {
     Urgency::of(waiting_bytes, waiting_for, room, &tier.settings)
 }
 
-/// Reads the chunks and makes the bundle. Blocks on the disk, and compresses.
-fn bundle(journal: &Journal, shard: ShardId, chunks: &[(Partition, Chunk)]) -> Result<Bundle, RoundError> {
+/// Waits while a burst of writes needs the disk for itself and the round is not urgent.
+async fn stand_aside(inner: &Inner, tier: &Tier) -> Urgency {
+    loop {
+        let journal = inner.journal.usage();
+        let urgency = urgency(inner, tier, &journal);
+        let is_burst = tier.burst.lock().look(Instant::now(), &journal);
+        if urgency == Urgency::Urgent || !is_burst {
+            return urgency;
+        }
+        tokio::time::sleep(burst::INTERVAL).await;
+    }
+}
+
+/// Reads the chunks and makes the bundle, piece by piece.
+///
+/// Reading takes locks that writers take too, so it has their priority, in short pieces: who holds a lock and is not let run holds
+/// up everybody. Checking and compressing, which is what takes long, takes none.
+async fn bundle(
+    inner: &Inner,
+    tier: &Tier,
+    shard: ShardId,
+    chunks: &[(Partition, Chunk)],
+) -> Result<Bundle, RoundError> {
     let mut writer = BundleWriter::new(BundleLimits::default());
-    let mut expected: BTreeMap<Partition, Run> = BTreeMap::new();
-    for (partition, chunk) in chunks {
-        let read = journal.read(shard, chunk.index, chunk.at + ENTRY_PREFIX_BYTES, chunk.bytes);
-        let parts = read.map_err(|error| RoundError::Read {
+    let (mut urgency, mut looked) = (stand_aside(inner, tier).await, Instant::now());
+    for piece in pieces(chunks) {
+        if looked.elapsed() >= burst::INTERVAL {
+            (urgency, looked) = (stand_aside(inner, tier).await, Instant::now());
+        }
+        let (journal, piece) = (inner.journal.clone(), piece.to_vec());
+        let batches = tier.read(move || read(&journal, shard, &piece)).await;
+        let batches = batches.map_err(|error| RoundError::Task(error.to_string()))??;
+        let push = move || {
+            for (partition, parts) in batches {
+                writer.push(partition, &parts)?;
+            }
+            Ok::<_, PushError>(writer)
+        };
+        writer = compute(tier, urgency, push).await??;
+    }
+    let bundle = compute(tier, urgency, move || writer.finish()).await?;
+    let bundle = bundle.ok_or_else(|| RoundError::Task("nothing to bundle".to_owned()))?;
+    checked(bundle, chunks)
+}
+
+/// Does what computes long: behind those who answer clients, unless it is urgent.
+async fn compute<T: Send + 'static>(
+    tier: &Tier,
+    urgency: Urgency,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RoundError> {
+    let done = match urgency {
+        Urgency::Aside => tier.bundler.run(work).await.map_err(|error| error.to_string()),
+        Urgency::Urgent => meridian_raft::blocking(work)
+            .await
+            .map_err(|error| error.to_string()),
+    };
+    done.map_err(RoundError::Task)
+}
+
+/// Chunks in their order, in pieces that are read at once.
+fn pieces(chunks: &[(Partition, Chunk)]) -> impl Iterator<Item = &[(Partition, Chunk)]> {
+    let mut rest = chunks;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |(_, chunk): &&(Partition, Chunk)| {
+            let fits = bytes < PIECE_BYTES;
+            bytes += u64::from(chunk.bytes);
+            fits
+        };
+        let count = rest.iter().take(PIECE_CHUNKS).take_while(fits).count();
+        let (piece, behind) = rest.split_at(count);
+        rest = behind;
+        (count > 0).then_some(piece)
+    })
+}
+
+/// The batches of chunks. Blocks on the disk.
+fn read(
+    journal: &Journal,
+    shard: ShardId,
+    chunks: &[(Partition, Chunk)],
+) -> Result<Vec<(Partition, Vec<Bytes>)>, RoundError> {
+    let read = |(partition, chunk): &(Partition, Chunk)| {
+        let parts = journal.read(shard, chunk.index, chunk.at + ENTRY_PREFIX_BYTES, chunk.bytes);
+        let parts = parts.map_err(|error| RoundError::Read {
             index: chunk.index,
             reason: error.to_string(),
         })?;
-        writer.push(*partition, &parts)?;
+        Ok((*partition, parts))
+    };
+    chunks.iter().map(read).collect()
+}
+
+/// The bundle, when it holds what was to go into it.
+fn checked(mut bundle: Bundle, chunks: &[(Partition, Chunk)]) -> Result<Bundle, RoundError> {
+    let mut expected: BTreeMap<Partition, Run> = BTreeMap::new();
+    for (partition, chunk) in chunks {
         let run = expected.entry(*partition).or_insert(Run {
             base: chunk.base_offset,
             end: chunk.base_offset,
@@ -171,9 +261,6 @@ fn bundle(journal: &Journal, shard: ShardId, chunks: &[(Partition, Chunk)]) -> R
         run.end = chunk.end_offset();
         run.max_timestamp = run.max_timestamp.max(chunk.max_timestamp);
     }
-    let mut bundle = writer
-        .finish()
-        .ok_or_else(|| RoundError::Task("nothing to bundle".to_owned()))?;
     let mut found: BTreeMap<Partition, (Offset, Offset)> = BTreeMap::new();
     for (partition, extent) in &mut bundle.extents {
         let bounds = found
@@ -204,4 +291,43 @@ struct Run {
     base: Offset,
     end: Offset,
     max_timestamp: TimestampMs,
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_types::{TopicId, Uuid};
+
+    use super::*;
+
+    fn lengths(bytes: impl IntoIterator<Item = u32>) -> Vec<usize> {
+        let partition = Partition {
+            topic: TopicId(Uuid::from_u128(1)),
+            index: 0,
+        };
+        let chunks: Vec<_> = (0..)
+            .zip(bytes)
+            .map(|(at, bytes)| {
+                let chunk = Chunk {
+                    base_offset: Offset(at),
+                    index: RaftIndex(at),
+                    max_timestamp: TimestampMs(0),
+                    count: 1,
+                    at: 0,
+                    bytes,
+                };
+                (partition, chunk)
+            })
+            .collect();
+        let found: Vec<_> = pieces(&chunks).flatten().copied().collect();
+        assert_eq!(found, chunks, "every chunk once, in order");
+        pieces(&chunks).map(<[_]>::len).collect()
+    }
+
+    #[test]
+    fn pieces_end_after_a_number_of_bytes_or_of_chunks() {
+        assert_eq!(lengths([]), [0; 0]);
+        assert_eq!(lengths([1024; 600]), [256, 256, 88]);
+        assert_eq!(lengths([300 << 10; 9]), [4, 4, 1]);
+        assert_eq!(lengths([64 << 20, 1, 1]), [1, 2]);
+    }
 }
