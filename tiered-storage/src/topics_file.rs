@@ -105,9 +105,9 @@ impl TopicsFile {
             schema: SCHEMA.to_owned(),
             cluster: self.cluster.clone(),
             region: self.region.clone(),
-            region_number: self.shards.region.0,
-            shards: self.shards.shared,
-            home_shards: self.shards.home,
+            region_number: self.shards.region().0,
+            shards: self.shards.shared_count(),
+            home_shards: self.shards.home_count(),
             index: self.index.0,
             written_at: self.written_at.0,
             topics: self
@@ -135,14 +135,16 @@ impl TopicsFile {
             return Err(TopicsFileError::Schema { found: head.schema });
         }
         let document: Document = serde_json::from_slice(bytes)?;
-        for (shards, may_be_none) in [(document.shards, false), (document.home_shards, true)] {
-            let may_be = shards.is_power_of_two() || (shards == 0 && may_be_none);
-            if !may_be {
-                return Err(TopicsFileError::Value(format!(
-                    "it names {shards} shards, expected a power of two"
-                )));
-            }
-        }
+        let (shared, home) = (document.shards, document.home_shards);
+        let shards = shared
+            .checked_add(home)
+            .and_then(|count| ShardMap::new(RegionNumber(document.region_number), shared, count))
+            .ok_or_else(|| {
+                let found = format!("it names {shared} shards and {home} of its region alone");
+                TopicsFileError::Value(format!(
+                    "{found}, expected a power of two of each, or none of the latter"
+                ))
+            })?;
         let topics = document
             .topics
             .into_iter()
@@ -164,11 +166,7 @@ impl TopicsFile {
         Ok(Self {
             cluster: document.cluster,
             region: document.region,
-            shards: ShardMap {
-                region: RegionNumber(document.region_number),
-                shared: document.shards,
-                home: document.home_shards,
-            },
+            shards,
             index: RaftIndex(document.index),
             written_at: TimestampMs(document.written_at),
             topics,
@@ -224,11 +222,7 @@ mod tests {
 
     #[test]
     fn shards_of_topics_that_stay_in_the_region_come_back() {
-        let shards = ShardMap {
-            region: RegionNumber(7),
-            shared: 16,
-            home: 4,
-        };
+        let shards = ShardMap::new(RegionNumber(7), 16, 20).unwrap();
         let file = TopicsFile { shards, ..file() };
         assert_eq!(TopicsFile::decode(&file.encode()).unwrap(), file);
         let text = String::from_utf8(file.encode()).unwrap();

@@ -216,22 +216,23 @@ impl ClusterView {
             ShardView::new(leader, &replicas, &alive)
         };
         let map = region.shard_map();
-        let home_shards = |map: ShardMap| (map.shared..map.count()).map(ShardId);
-        let own = home_shards(map).map(|shard| {
+        let own = map.home().map(|shard| {
             let leader = region.leader_and_epoch_of(shard).filter(is_broker);
             ShardView::new(leader, controller.replicas_of(shard), &alive)
         });
-        let mut staying = BTreeMap::from([(map.region, (map, own.collect()))]);
+        let mut staying = BTreeMap::from([(map.region(), (map, own.collect()))]);
         for other in remote.present() {
-            let map = other.shard_map(map.shared);
-            let shards = home_shards(map).map(|shard| {
+            let Some(map) = other.shard_map(map.shared_count()) else {
+                continue;
+            };
+            let shards = map.home().map(|shard| {
                 let (leader, replicas) = other.shard(shard);
                 ShardView::new(leader.filter(is_broker), &replicas, &alive)
             });
             staying.insert(other.number, (map, shards.collect()));
         }
         let unknown = ShardView::new(None, &[], &alive);
-        let shared = (0..map.shared).map(ShardId).map(shared).collect();
+        let shared = ShardMap::shared(map.shared_count()).all().map(shared).collect();
         drop(controller);
         Self {
             nodes,
@@ -247,7 +248,7 @@ impl ClusterView {
         let found = match partition.topic.home() {
             None => self.shared.get(ShardMap::shared(count).of(partition).0 as usize),
             Some(home) => self.staying.get(&home).and_then(|(map, shards)| {
-                let place = map.of(partition).0.checked_sub(map.shared)?;
+                let place = map.of(partition).0.checked_sub(map.shared_count())?;
                 shards.get(place as usize)
             }),
         };

@@ -94,10 +94,10 @@ fn home_number(region: &Region, controller: &Controller, home: &str) -> Result<R
         false => region
             .remote()
             .region(number)
-            .map(|it| it.shard_map(region.shards())),
+            .and_then(|it| it.shard_map(region.shards())),
     };
     match map {
-        Some(map) if map.home > 0 => Ok(number),
+        Some(map) if map.home_count() > 0 => Ok(number),
         Some(_) => Err(refused(format!(
             "geo.home is {home:?}: that region was founded by a version of Meridian without topics that stay in one region"
         ))),

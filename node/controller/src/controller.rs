@@ -160,13 +160,10 @@ impl Controller {
     /// How partitions are dealt to the region's shards; `None` before the founding.
     pub fn shard_map(&self) -> Option<ShardMap> {
         let shared = self.founding.as_ref()?.shards;
-        // Every shard has a placement, and the controller.
+        // Every shard has a placement, and the controller; or none has, where the first nodes are not told.
         let placed = u32::try_from(self.placements.len()).unwrap_or(u32::MAX);
-        Some(ShardMap {
-            region: self.region_number(),
-            shared,
-            home: placed.saturating_sub(shared + 1),
-        })
+        let count = placed.saturating_sub(1).max(shared);
+        ShardMap::new(self.region_number(), shared, count)
     }
 
     /// A topic by its name.

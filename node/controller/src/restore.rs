@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_lineage::Standing;
-use meridian_types::{LogPosition, NodeId, RegionEpoch, ShardId, TimestampMs, TopicId};
+use meridian_types::{LogPosition, NodeId, RegionEpoch, ShardId, ShardMap, TimestampMs, TopicId};
 use thiserror::Error;
 
 use crate::controller::Controller;
@@ -155,7 +155,7 @@ impl Controller {
             replicas: vec![id],
             epoch: at.index.0,
         };
-        let shards = (0..shards).map(ShardId).chain([ShardId::CONTROLLER]);
+        let shards = ShardMap::shared(shards).all().chain([ShardId::CONTROLLER]);
         self.placements = shards.map(|shard| (shard, placement.clone())).collect();
         let row = Node {
             registration: node,

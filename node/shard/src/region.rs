@@ -157,7 +157,7 @@ impl Region {
 
     /// Data shards that all regions have; groups of consumers lie in them.
     pub fn shards(&self) -> u32 {
-        self.shard_map().shared
+        self.shard_map().shared_count()
     }
 
     /// How partitions are dealt to the region's shards.
@@ -439,7 +439,7 @@ impl Inner {
 
     /// Those of them that all regions have.
     pub(crate) fn shared_shards(&self) -> &[Shard] {
-        let shared = self.shard_map().shared as usize;
+        let shared = self.shard_map().shared_count() as usize;
         &self.shards()[..shared]
     }
 

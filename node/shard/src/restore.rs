@@ -13,7 +13,9 @@ use meridian_journal::Disk;
 use meridian_raft::{CheckpointError, CheckpointStore};
 use meridian_tiered_storage::replay::Catalog;
 use meridian_tiered_storage::store::{Created, Store, StoreError};
-use meridian_types::{LogPosition, NodeId, RaftIndex, RegionEpoch, ShardId, Term, TimestampMs, Uuid};
+use meridian_types::{
+    LogPosition, NodeId, RaftIndex, RegionEpoch, ShardId, ShardMap, Term, TimestampMs, Uuid,
+};
 use thiserror::Error;
 
 use crate::tier::owner;
@@ -158,7 +160,7 @@ pub async fn look(
     let Some(founding) = facts.state.founding().cloned() else {
         return Err(meridian_controller::RestoreError::NotFounded.into());
     };
-    let shards: Vec<ShardId> = (0..founding.shards).map(ShardId).collect();
+    let shards: Vec<ShardId> = ShardMap::shared(founding.shards).all().collect();
     copies.add(Copies::list(store, &cluster, &shards).await?);
 
     // Of an earlier attempt: it may have taken the bucket over already.

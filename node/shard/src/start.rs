@@ -150,13 +150,13 @@ impl Region {
         let founded = founding.region_epoch;
         let shard = |id| {
             let writing = Writing::new(Arc::clone(&inner.writing_changed));
-            writing.set_rule(Rule::of_home(founded));
+            writing.set_rule(Rule::uncounted(founded));
             Shard::new(id, inner.journal.clone(), bytes, writing, tier.clone())
         };
         let map = inner.control.controller().shard_map();
         let map = map.unwrap_or(ShardMap::shared(founding.shards));
         let _ = inner.shards.set(Shards {
-            all: (0..map.count()).map(ShardId).map(shard).collect(),
+            all: map.all().map(shard).collect(),
             map,
             elsewhere: shard(ShardId::ELSEWHERE),
             founded,
@@ -267,7 +267,7 @@ async fn assemble(settings: RegionSettings, parts: RegionParts) -> Result<Arc<In
         bucket_id: OnceCell::new(),
         introduced: Mutex::default(),
         shards: OnceLock::new(),
-        rule: watch::channel(Rule::of_home(RegionEpoch(0))).0,
+        rule: watch::channel(Rule::uncounted(RegionEpoch(0))).0,
         writing_changed: Arc::default(),
         mirror: OnceLock::new(),
         leadership: watch::channel(Vec::new().into()).0,

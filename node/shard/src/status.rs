@@ -173,7 +173,7 @@ impl Region {
             };
             controller.nodes().map(node).collect()
         };
-        let shards = std::iter::once(ShardId::CONTROLLER).chain((0..self.shard_map().count()).map(ShardId));
+        let shards = std::iter::once(ShardId::CONTROLLER).chain(self.shard_map().all());
         RegionStatus {
             node: self.node_id(),
             nodes,

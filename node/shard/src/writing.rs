@@ -20,8 +20,9 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// Of a shard whose topics stay in this region: whoever owns the cluster, it takes writes under the epoch of the founding.
-    pub(crate) fn of_home(founded: RegionEpoch) -> Self {
+    /// Writes are taken under the epoch of the founding, whoever owns the cluster: of a shard whose topics stay in this region,
+    /// and of every shard before anything else is known.
+    pub(crate) fn uncounted(founded: RegionEpoch) -> Self {
         Self {
             is_counted: false,
             region_epoch: founded,
@@ -68,7 +69,7 @@ pub(crate) struct Writing {
 
 impl Writing {
     pub(crate) fn new(changed: Arc<Notify>) -> Self {
-        let rule = Rule::of_home(RegionEpoch(0));
+        let rule = Rule::uncounted(RegionEpoch(0));
         let place = Place {
             is_counted: false,
             region_epoch: RegionEpoch(0),

@@ -6,6 +6,9 @@
 use std::fmt;
 use std::ops::Range;
 
+mod shard_map;
+
+pub use shard_map::{ShardMap, shard_of_name};
 pub use uuid::Uuid;
 
 macro_rules! number {
@@ -226,125 +229,9 @@ impl fmt::Display for LogPosition {
     }
 }
 
-/// How the partitions of a region are dealt to its shards.
-///
-/// Those of topics that every region has lie in the first `shared` shards, which have the same content in all regions.
-/// Behind them are `home` shards for topics that stay in this region; their content is nobody else's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShardMap {
-    /// The region.
-    pub region: RegionNumber,
-    /// A power of two.
-    pub shared: u32,
-    /// A power of two, or 0: then no topic stays here.
-    pub home: u32,
-}
-
-impl ShardMap {
-    /// Of a region that is alone, or where only shards count that all regions have.
-    pub fn shared(shards: u32) -> Self {
-        Self {
-            region: RegionNumber(0),
-            shared: shards,
-            home: 0,
-        }
-    }
-
-    /// All shards of partitions.
-    pub fn count(self) -> u32 {
-        self.shared + self.home
-    }
-
-    /// The shard of a partition; [`ShardId::ELSEWHERE`] where its topic stays in another region.
-    pub fn of(self, partition: Partition) -> ShardId {
-        match partition.topic.home() {
-            None => shard_of(partition, self.shared),
-            Some(home) if home == self.region && self.home > 0 => {
-                ShardId(self.shared + shard_of(partition, self.home).0)
-            }
-            Some(_) => ShardId::ELSEWHERE,
-        }
-    }
-
-    /// Whether a shard holds partitions that stay in this region.
-    pub fn is_home(self, shard: ShardId) -> bool {
-        (self.shared..self.count()).contains(&shard.0)
-    }
-}
-
-/// The shard, of so many, that holds a partition: `(hash(topic) + index) % shards`.
-///
-/// `shards` is a power of two, so doubling it splits each shard `s` into `s` and `s + shards`.
-/// The hash is FNV-1a over the id's 16 bytes: stable across versions and platforms.
-fn shard_of(partition: Partition, shards: u32) -> ShardId {
-    debug_assert!(shards.is_power_of_two());
-    ShardId(fnv1a(partition.topic.0.as_bytes()).wrapping_add(partition.index) & (shards - 1))
-}
-
-/// The shard that coordinates a named thing (a consumer group, a transactional id), of so many that all regions have.
-pub fn shard_of_name(name: &str, shards: u32) -> ShardId {
-    debug_assert!(shards.is_power_of_two());
-    ShardId(fnv1a(name.as_bytes()) & (shards - 1))
-}
-
-fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn consecutive_partitions_of_a_topic_visit_every_shard() {
-        let topic = TopicId(Uuid::from_u128(7));
-        let shards: std::collections::BTreeSet<_> = (0..16)
-            .map(|index| shard_of(Partition { topic, index }, 16))
-            .collect();
-        assert_eq!(shards.len(), 16);
-    }
-
-    #[test]
-    fn doubling_the_shards_splits_each_into_two() {
-        for index in 0..200 {
-            let partition = Partition {
-                topic: TopicId(Uuid::from_u128(index.into())),
-                index,
-            };
-            let before = shard_of(partition, 16).0;
-            let after = shard_of(partition, 32).0;
-            assert!(after == before || after == before + 16);
-        }
-    }
-
-    #[test]
-    fn a_topic_that_stays_in_a_region_lies_in_shards_of_its_own_there_and_in_none_elsewhere() {
-        let (here, there) = (RegionNumber(7), RegionNumber(999));
-        let map = ShardMap {
-            region: here,
-            shared: 16,
-            home: 4,
-        };
-        for random in [0, u128::MAX, 0x1234_5678_9abc_def0_1234_5678_9abc_def0] {
-            let shard = |home, index| {
-                let topic = TopicId::random(random, home);
-                assert_eq!(topic.home(), home);
-                map.of(Partition { topic, index })
-            };
-            for index in 0..20 {
-                assert!(shard(None, index) < ShardId(16));
-                let home = shard(Some(here), index);
-                assert!(map.is_home(home) && home < ShardId(map.count()));
-                assert_eq!(shard(Some(there), index), ShardId::ELSEWHERE);
-            }
-        }
-        assert!(!map.is_home(ShardId(15)) && !map.is_home(ShardId::ELSEWHERE));
-        let none = ShardMap { home: 0, ..map };
-        let topic = TopicId::random(5, Some(here));
-        assert_eq!(none.of(Partition { topic, index: 0 }), ShardId::ELSEWHERE);
-    }
 
     #[test]
     fn ids_of_topics_are_uuids_of_version_4_or_8() {

@@ -117,7 +117,7 @@ impl Catalog {
             Err(damaged) => return Err(CatalogError::NoTopics { cluster, damaged }),
         };
         let mut shards = BTreeMap::new();
-        for shard in (0..topics.file.shards.count()).map(ShardId) {
+        for shard in topics.file.shards.all() {
             let prefix = ManifestFile::prefix(&cluster, shard);
             match newest(store, &prefix, ".manifest", ManifestFile::decode).await? {
                 Ok(manifest) => {

@@ -138,7 +138,7 @@ impl Plan {
         };
         for topic in topics("bucket", &catalog.topics.file.topics, &selection.topics)? {
             check_name(&topic.name)?;
-            let own = catalog.topics.file.shards.region;
+            let own = catalog.topics.file.shards.region();
             if let Some(home) = topic.id.home().filter(|home| *home != own) {
                 if selection.topics.is_empty() {
                     continue;

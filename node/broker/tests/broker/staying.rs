@@ -98,7 +98,7 @@ async fn write(client: &mut Client, topic: &'static str, value: &str) -> i64 {
 
 /// Whether any shard of the broker's region knows the topic.
 fn is_held(broker: &TestBroker, topic: TopicId) -> bool {
-    let shards = (0..broker.region.shard_map().count()).map(ShardId);
+    let shards = broker.region.shard_map().all();
     let holds = |shard| {
         let state = broker.region.applied_state(shard);
         state.partitions().any(|(partition, _)| partition.topic == topic)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_types::{LogPosition, NodeId, ShardId, TimestampMs};
+use meridian_types::{LogPosition, NodeId, RegionNumber, ShardId, ShardMap, TimestampMs};
 
 use super::{Controller, Founding, HOME_SHARDS_MAX};
 use crate::configs::{self, Configs};
@@ -167,7 +167,9 @@ impl Controller {
             return;
         };
         let placement = Placement::founded(vec![*first], self.applied.index.0);
-        let shards = (0..founding.shards).map(ShardId).chain([ShardId::CONTROLLER]);
+        let shards = ShardMap::shared(founding.shards)
+            .all()
+            .chain([ShardId::CONTROLLER]);
         self.placements = shards.map(|shard| (shard, placement.clone())).collect();
     }
 
@@ -275,9 +277,8 @@ fn founding_placements(
 /// Whether these are the shards of a region, in order: `shared` ones, in a region that is one of several perhaps some for topics
 /// that stay in it, and the controller.
 fn are_all_shards(placed: impl ExactSizeIterator<Item = ShardId>, shared: u32, is_geo: bool) -> bool {
-    let placed_count = u32::try_from(placed.len()).unwrap_or(u32::MAX);
-    let home = placed_count.saturating_sub(shared + 1);
-    let is_home_count = home == 0 || (is_geo && home.is_power_of_two() && home <= HOME_SHARDS_MAX);
-    let all = (0..shared + home).map(ShardId).chain([ShardId::CONTROLLER]);
-    is_home_count && placed.eq(all)
+    let count = u32::try_from(placed.len()).unwrap_or(u32::MAX).saturating_sub(1);
+    let home_max = if is_geo { HOME_SHARDS_MAX } else { 0 };
+    ShardMap::new(RegionNumber(0), shared, count)
+        .is_some_and(|map| map.home_count() <= home_max && placed.eq(map.all().chain([ShardId::CONTROLLER])))
 }

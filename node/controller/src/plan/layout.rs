@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use meridian_types::{NodeId, ShardId};
+use meridian_types::{NodeId, ShardId, ShardMap};
 
 use super::{PlanSettings, Sight};
 use crate::controller::Controller;
@@ -97,7 +97,7 @@ impl Layout {
             replicas: Vec::new(),
             motion: Motion::None,
         };
-        let shards = (0..shards).map(ShardId).chain([ShardId::CONTROLLER]);
+        let shards = ShardMap::shared(shards).all().chain([ShardId::CONTROLLER]);
         let rows = shards.map(row).filter(|_| !nodes.is_empty()).collect();
         Self {
             nodes: slots(nodes.into_values().map(|node| (node, Stance::Stays))),

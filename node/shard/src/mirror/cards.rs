@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use meridian_controller::{Command, GeoRegion, HostPort as FactHostPort, Outcome};
-use meridian_types::{NodeId, RegionNumber, ShardId};
+use meridian_types::{NodeId, RegionNumber, ShardId, ShardMap};
 use tokio::time::Instant;
 
 use super::card::{Card, CardNode, CardShard};
@@ -61,7 +61,7 @@ pub(super) fn compose(inner: &Inner, answers: &BTreeMap<NodeId, MirrorAnswer>) -
         owner: believed.1,
         controller: view.leaders.get(&ShardId::CONTROLLER).map(|leader| leader.node),
         nodes: nodes.collect(),
-        shards: (0..inner.shard_map().count()).map(ShardId).map(shard).collect(),
+        shards: inner.shard_map().all().map(shard).collect(),
         diverged: diverged(answers),
     }
 }
@@ -87,10 +87,10 @@ pub(super) fn take(inner: &Inner, from: RegionNumber, body: &[u8]) {
             return;
         }
     };
-    let shared = inner.shared_shards().len();
-    let home = card.shards.len().checked_sub(shared);
-    if !home.is_some_and(|home| home == 0 || home.is_power_of_two()) {
-        tracing::warn!(%from, shards = card.shards.len(), shared, "a region's card has another number of shards");
+    let shared = inner.shard_map().shared_count();
+    let count = u32::try_from(card.shards.len()).unwrap_or(u32::MAX);
+    if ShardMap::new(from, shared, count).is_none() {
+        tracing::warn!(%from, shards = count, shared, "a region's card has another number of shards");
         return;
     }
     let heard = Instant::now();

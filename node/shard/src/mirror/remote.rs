@@ -148,7 +148,7 @@ impl RemoteRegions {
     pub fn staying(&self, partition: Partition, shared: u32) -> Option<Hosts> {
         let home = partition.topic.home()?;
         let region = self.present().find(|region| region.number == home)?;
-        Some(region.shard(region.shard_map(shared).of(partition)))
+        Some(region.shard(region.shard_map(shared)?.of(partition)))
     }
 
     /// The brokers of other regions that hold a shard, the owner's first.
@@ -244,13 +244,8 @@ impl RemoteRegion {
     }
 
     /// How partitions are dealt to its shards, of which `shared` are those that all regions have.
-    pub fn shard_map(&self, shared: u32) -> ShardMap {
-        let count = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
-        ShardMap {
-            region: self.number,
-            shared,
-            home: count.saturating_sub(shared),
-        }
+    pub fn shard_map(&self, shared: u32) -> Option<ShardMap> {
+        ShardMap::new(self.number, shared, u32::try_from(self.shards.len()).ok()?)
     }
 
     /// A shard's leader there, and its brokers that hold it.

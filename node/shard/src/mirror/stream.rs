@@ -52,7 +52,7 @@ pub(crate) enum Rejection {
 impl<'a> Stream<'a> {
     /// `None` for a shard that the region does not have, or that no other one has.
     pub(crate) fn new(inner: &'a Inner, id: ShardId) -> Option<Self> {
-        let exists = id == ShardId::CONTROLLER || id.0 < inner.shard_map().shared;
+        let exists = id == ShardId::CONTROLLER || id.0 < inner.shard_map().shared_count();
         exists.then_some(Self { inner, id })
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use meridian_controller::{Command, Outcome, Ownership, OwnershipState};
 use meridian_lineage::Role;
-use meridian_types::{RegionEpoch, RegionNumber, ShardId, TimestampMs};
+use meridian_types::{RegionEpoch, RegionNumber, ShardId, ShardMap, TimestampMs};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -141,7 +141,7 @@ async fn until_followed(
     limit: Duration,
 ) -> Result<(), String> {
     let started = Instant::now();
-    let shards = inner.shard_map().shared;
+    let shards = inner.shard_map().shared_count();
     let mut wanted = BTreeMap::new();
     loop {
         let answers = super::nodes::ask(inner, Acknowledged::ByFollowers).await;
@@ -240,7 +240,7 @@ fn is_drained(region_epoch: RegionEpoch, to: RegionNumber, shards: u32, answers:
 
 /// The data shards' and the controller's.
 fn all_logs(shards: u32) -> impl Iterator<Item = ShardId> {
-    (0..shards).map(ShardId).chain([ShardId::CONTROLLER])
+    ShardMap::shared(shards).all().chain([ShardId::CONTROLLER])
 }
 
 /// Each log as its leader tells of it.
@@ -278,7 +278,7 @@ pub(super) async fn look(inner: &Inner) {
     };
     let answers = super::nodes::ask(inner, Acknowledged::ByAny).await;
     let answers: Vec<_> = answers.values().collect();
-    let shards = inner.shard_map().shared;
+    let shards = inner.shard_map().shared_count();
     let diverged = match present.state {
         OwnershipState::Draining { to, .. } => diverged(inner, to),
         OwnershipState::Held => None,

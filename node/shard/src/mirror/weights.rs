@@ -65,7 +65,7 @@ fn weigh(topics: impl Iterator<Item = (TopicId, u32, u8)>, shards: ShardMap) -> 
     let mut greatest = BTreeMap::new();
     for (topic, partitions, weight) in topics {
         // Partitions lie in shards by turns: from here on they come round again.
-        for index in 0..partitions.min(shards.shared) {
+        for index in 0..partitions.min(shards.shared_count()) {
             let known = greatest
                 .entry(shards.of(Partition { topic, index }))
                 .or_insert(weight);

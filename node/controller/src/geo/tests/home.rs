@@ -33,11 +33,15 @@ fn a_region_of_several_is_founded_with_shards_of_its_own_once_all_its_nodes_unde
     let map = |replica: &Replica| replica.controller.shard_map().unwrap();
     let east = with_home_shards(EAST);
     assert_eq!(
-        (map(&east).region, map(&east).shared, map(&east).home),
+        (
+            map(&east).region(),
+            map(&east).shared_count(),
+            map(&east).home_count()
+        ),
         (EAST, 16, 4)
     );
     assert_eq!(
-        map(&Replica::new(EAST)).home,
+        map(&Replica::new(EAST)).home_count(),
         0,
         "their nodes are of an older version"
     );
