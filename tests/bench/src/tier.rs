@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -414,6 +416,7 @@ fn history(run: &Run, block: u32) -> Result<Vec<(What, f64)>, String> {
         outcome.p99_ms.ok_or_else(|| "no latency is given".to_owned())
     };
     let alone_ms = tail("tail-alone")?;
+    let busy_ms = beside_busy_processors(|| tail("tail-busy"));
     let catching_up = catch_up(&node, 4)?;
     sleep(Duration::from_secs(1));
     let beside_ms = tail("tail-beside");
@@ -423,8 +426,29 @@ fn history(run: &Run, block: u32) -> Result<Vec<(What, f64)>, String> {
         (What::Hot, hot.mb_per_s()),
         (What::CatchUp, cold.mb_per_s()),
         (What::TailP99Alone, alone_ms),
+        (What::TailP99Busy, busy_ms?),
         (What::TailP99Beside, beside_ms?),
     ])
+}
+
+/// However long that takes, the processors are free again then.
+const BUSY_MAX: Duration = Duration::from_secs(120);
+
+/// Measures while as many threads compute as there are processors.
+fn beside_busy_processors<T>(measure: impl FnOnce() -> T) -> T {
+    let (is_over, began) = (AtomicBool::new(false), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) && began.elapsed() < BUSY_MAX {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let measured = measure();
+        is_over.store(true, Relaxed);
+        measured
+    })
 }
 
 /// MB of records that fit into the journal's memory.

@@ -47,6 +47,8 @@ pub enum What {
     CatchUp,
     /// From the time a record is due until a consumer has it.
     TailP99Alone,
+    /// The same while nothing else is asked of the node, but as many threads compute as there are processors.
+    TailP99Busy,
     /// The same while four readers catch up.
     TailP99Beside,
     /// To Arrow, one processor.
@@ -74,6 +76,7 @@ impl What {
             Self::Hot => "consume from memory",
             Self::CatchUp => "consume from the bucket",
             Self::TailP99Alone => "tail end to end p99, alone",
+            Self::TailP99Busy => "tail end to end p99, beside threads that compute",
             Self::TailP99Beside => "tail end to end p99, beside 4 that catch up",
             Self::ReplayLz4 => "replay to Arrow per core, lz4",
             Self::ReplayZstd => "replay to Arrow per core, zstd",
@@ -88,6 +91,7 @@ impl What {
             | Self::PacedP99On
             | Self::PacedP99Behind
             | Self::TailP99Alone
+            | Self::TailP99Busy
             | Self::TailP99Beside => "ms",
             Self::PutsPerGb | Self::GetsPerGb | Self::ListsPerGb => "requests",
             Self::PutMbPerGb | Self::GetMbPerGb => "MB",
