@@ -25,7 +25,14 @@ pub(crate) struct ShardMark {
 }
 
 impl ShardMark {
-    /// The log as it is after `last` was appended, truncated to, or purged through.
+    /// An entry was appended: behind the purged ones, unless the purge overtook it.
+    pub(crate) fn appended(&mut self, position: LogPosition) {
+        if self.purged.is_none_or(|purged| purged.index < position.index) {
+            self.last = Some(position);
+        }
+    }
+
+    /// The log was purged.
     pub(crate) fn set_purged(&mut self, through: LogPosition) {
         if self.purged.is_none_or(|purged| purged.index < through.index) {
             self.purged = Some(through);

@@ -236,7 +236,9 @@ impl Journal {
     }
 
     /// Raft needs nothing up to `through` any more: the log begins after it, and if it ended before, continues
-    /// after it. The bytes stay readable until they are released and their file goes.
+    /// after it. The bytes stay readable until they are released and their file goes; but where the log does not hold
+    /// `through` itself, because a checkpoint took its place, nothing that it holds up to there is known to have been
+    /// committed, and all of it is forgotten.
     pub fn purge(&self, shard: ShardId, through: LogPosition, done: Done) {
         if let Err(error) = check_position(through) {
             return done(Err(error));
@@ -245,7 +247,8 @@ impl Journal {
         let mut state = state.lock();
         let ticket = state.next_ticket();
         let refused = self.push(shard, ticket, Action::Purge(through), done, || {
-            state.purge(through);
+            let freed = state.purge(through);
+            self.shared.counters.cache_bytes.fetch_sub(freed as u64, Relaxed);
         });
         drop(state);
         refuse(refused);

@@ -73,8 +73,8 @@ impl Replay {
                         payload_len: frame.payload_len,
                     };
                     log.push_slot(index, slot);
-                    mark.last = Some(frame.position);
                 }
+                mark.appended(frame.position);
             }
             FrameKind::Vote => match vote {
                 _ if frame.damaged => {

@@ -77,6 +77,8 @@ pub(crate) struct ShardState {
     syncing: Option<RaftIndex>,
     purged_syncing: Option<RaftIndex>,
     removed: Option<Removed>,
+    /// The last purge that found another log here than its own.
+    skipped: Option<Skipped>,
     /// The last truncation or reset that is written, and the last that the sync now under way will make durable.
     removal_written: u64,
     removal_syncing: u64,
@@ -89,6 +91,12 @@ struct Removed {
     oldest_file: u64,
     /// Of the last truncation or reset.
     ticket: u64,
+}
+
+/// Entries that a purge forgot, and that come back with a power cut until it is durable.
+struct Skipped {
+    through: RaftIndex,
+    oldest_file: u64,
 }
 
 impl ShardState {
@@ -233,10 +241,45 @@ impl ShardState {
             .sum()
     }
 
-    pub(crate) fn purge(&mut self, through: LogPosition) {
-        if self.purged.is_none_or(|purged| purged.index < through.index) {
-            self.purged = Some(through);
+    /// The log begins after `through`. What it holds up to there stays readable, unless it does not hold `through`
+    /// itself: it may have left the log that `through` is of anywhere, so that any entry may be one that was never
+    /// committed. Then they are forgotten. Returns the cache bytes freed.
+    pub(crate) fn purge(&mut self, through: LogPosition) -> usize {
+        if self.purged.is_some_and(|purged| purged.index >= through.index) {
+            return 0;
         }
+        let holds_it = match self.slot(through.index.0) {
+            Some(slot) => slot.term == through.term,
+            // At a start: its file went after a purge that is still to be replayed.
+            None => self.last().is_some_and(|last| last.index > through.index),
+        };
+        self.purged = Some(through);
+        if holds_it {
+            return 0;
+        }
+        if let Some(oldest_file) = self.oldest_needed_file() {
+            let through = through.index;
+            self.skipped = Some(Skipped { through, oldest_file });
+        }
+        self.forget_through(through.index.0)
+    }
+
+    /// Forgets the entries up to `last`. Returns the cache bytes freed.
+    fn forget_through(&mut self, last: u64) -> usize {
+        while let Some(run) = self.runs.front_mut() {
+            let gone = (last + 1).saturating_sub(run.first).min(run.slots.len() as u64);
+            run.first += gone;
+            run.slots.drain(..usize::try_from(gone).unwrap_or(usize::MAX));
+            if !run.slots.is_empty() {
+                break;
+            }
+            self.runs.pop_front();
+        }
+        let gone = self.cached.partition_point(|cached| cached.index <= last);
+        self.cached
+            .drain(..gone)
+            .map(|cached| cached.payload.cost())
+            .sum()
     }
 
     /// Forgets everything but the numbering of operations. Returns the cache bytes freed.
@@ -319,7 +362,16 @@ impl ShardState {
     /// The oldest file with an entry that must stay, if any is written.
     pub(crate) fn oldest_needed_file(&self) -> Option<u64> {
         let removed = self.removed.as_ref().map(|removed| removed.oldest_file);
-        self.oldest_live_file().into_iter().chain(removed).min()
+        let skipped = self
+            .skipped
+            .as_ref()
+            .filter(|skipped| self.purged_durable < Some(skipped.through))
+            .map(|skipped| skipped.oldest_file);
+        self.oldest_live_file()
+            .into_iter()
+            .chain(removed)
+            .chain(skipped)
+            .min()
     }
 
     fn oldest_live_file(&self) -> Option<u64> {

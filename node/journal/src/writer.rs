@@ -270,7 +270,7 @@ impl Writer {
                         file,
                         at,
                     });
-                    self.mark(shard).last = Some(entry.position);
+                    self.mark(shard).appended(entry.position);
                 }
             }
             Action::Vote(vote) => {

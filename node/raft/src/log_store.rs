@@ -280,7 +280,8 @@ impl RaftLogStorage<Types> for LogStore {
     }
 }
 
-async fn durable(submit: impl FnOnce(Done)) -> io::Result<()> {
+/// Waits until the journal is done with what `submit` gives it.
+pub(crate) async fn durable(submit: impl FnOnce(Done)) -> io::Result<()> {
     let (sender, receiver) = oneshot::channel();
     submit(Box::new(move |result| {
         // The receiver is gone only when Raft was shut down meanwhile.

@@ -18,6 +18,7 @@ use crate::codec;
 use crate::config::{
     EntryPayload, LogId, Proposal, Snapshot, SnapshotMeta, StoredMembership, Types, log_id, position,
 };
+use crate::log_store::durable;
 
 /// What a machine answers to the proposer of a command. Opaque here; the proposer knows its type.
 pub struct Reply(Box<dyn Any + Send + Sync>);
@@ -120,6 +121,11 @@ impl Checkpoints {
     /// Tells of every attempt at a checkpoint.
     pub(crate) fn built(&self) -> watch::Receiver<Built> {
         self.built.subscribe()
+    }
+
+    /// The log begins after `through`, and holds nothing below that may not be part of it.
+    pub(crate) async fn purge(&self, through: LogPosition) -> io::Result<()> {
+        durable(|done| self.journal.purge(self.shard, through, done)).await
     }
 
     async fn save(&self, head: Head, state: Vec<Bytes>) -> io::Result<()> {
@@ -225,19 +231,25 @@ impl RaftStateMachine<Types> for Applier {
             .filter(|stored| meta.last_log_id == Some(log_id(stored.head.position)))
             .ok_or_else(|| invalid("a snapshot without its checkpoint".to_owned()))?;
         let head = stored.head.clone();
-        let machine = Arc::clone(&self.machine);
         let checkpoints = Arc::clone(&self.checkpoints);
-        let install = move || {
+        let keep = move || {
             let state = stored.state()?.map_err(invalid)?;
-            if !mutant!(KeepStateAtInstall) {
-                machine.restore(&state).map_err(invalid)?;
-            }
             let adopted = checkpoints.store.adopt(&stored, &state, checkpoints.purged());
-            adopted.map_err(io::Error::other)
+            adopted.map(|()| state).map_err(io::Error::other)
         };
-        crate::blocking::blocking(install)
+        let state = crate::blocking::blocking(keep)
             .await
             .map_err(io::Error::other)??;
+        // The state names entries that this log may have others in place of, never committed. They must be gone
+        // before anybody sees the state; openraft purges only behind.
+        self.checkpoints.purge(head.position).await?;
+        if !mutant!(KeepStateAtInstall) {
+            let machine = Arc::clone(&self.machine);
+            crate::blocking::blocking(move || machine.restore(&state))
+                .await
+                .map_err(io::Error::other)?
+                .map_err(invalid)?;
+        }
         self.restored(&head)
     }
 

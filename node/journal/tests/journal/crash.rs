@@ -58,7 +58,13 @@ impl Model {
                 self.entries
                     .retain(|index, _| end.is_some_and(|end| *index <= end));
             }
-            Step::Purge(through) => self.purged = self.purged.max(Some(*through)),
+            Step::Purge(through) => {
+                let known = self.entries.get(&through.index.0).map(|(term, _)| *term);
+                if known != Some(through.term) {
+                    self.entries.retain(|index, _| *index > through.index.0);
+                }
+                self.purged = self.purged.max(Some(*through));
+            }
             Step::Reset => *self = Self::default(),
         }
     }

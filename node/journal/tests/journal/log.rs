@@ -1,7 +1,9 @@
 //! One shard's log as its users see it: order, durability, reads from memory and from disk.
 
 use crate::common::{Node, ONE, TWO, at, entry, payload, settings};
-use meridian_journal::{Durability, FaultyDisk, Journal, JournalError, JournalSettings, RoundOutcome};
+use meridian_journal::{
+    Durability, FaultyDisk, Journal, JournalError, JournalSettings, ReadError, RoundOutcome,
+};
 use meridian_types::RaftIndex;
 
 #[test]
@@ -204,13 +206,23 @@ fn durable_follows_the_log_through_truncation() {
 }
 
 #[test]
-fn a_log_begins_after_a_purge_beyond_its_end() {
+fn a_log_begins_after_a_purge_beyond_its_end_and_forgets_what_it_had() {
     let mut node = Node::open(&FaultyDisk::seeded(17), settings());
     node.append(ONE, 1, 1..=5, 10);
+    let missing = |node: &Node| {
+        for index in 1..=5 {
+            let read = node.read(ONE, index, 10);
+            assert!(
+                matches!(read, Err(ReadError::Missing { .. })),
+                "{index}: {read:?}"
+            );
+            assert_eq!(node.journal.term_of(ONE, RaftIndex(index)), None);
+        }
+    };
     node.purge(ONE, at(3, 100));
     let log = node.journal.log(ONE);
     assert_eq!((log.first, log.last, log.purged), (None, None, Some(at(3, 100))));
-    assert_eq!(node.read(ONE, 5, 10), Ok(payload(ONE, 5, 10)), "still readable");
+    missing(&node);
     node.append(ONE, 3, 101..=102, 10);
     node.journal.truncate_after(ONE, None, node.told.done("truncate"));
     node.round();
@@ -226,8 +238,29 @@ fn a_log_begins_after_a_purge_beyond_its_end() {
             node.journal.term_of(ONE, RaftIndex(100)).map(|term| term.0),
             Some(3)
         );
-        assert_eq!(node.read(ONE, 5, 10), Ok(payload(ONE, 5, 10)));
+        missing(&node);
     }
+}
+
+#[test]
+fn a_purge_forgets_what_it_may_not_be_the_end_of() {
+    let mut node = Node::open(&FaultyDisk::seeded(19), settings());
+    node.append(ONE, 1, 1..=6, 10);
+    node.purge(ONE, at(1, 3));
+    let readable = |node: &Node, indexes: &[u64]| {
+        let found: Vec<_> = (1..=6)
+            .filter(|index| node.read(ONE, *index, 10).is_ok())
+            .collect();
+        assert_eq!(found, indexes);
+    };
+    readable(&node, &[1, 2, 3, 4, 5, 6]);
+    // Another entry lies where this one is said to have been.
+    node.purge(ONE, at(2, 5));
+    readable(&node, &[6]);
+    assert_eq!(node.journal.log(ONE).last, Some(at(1, 6)));
+    let node = Node::open(&node.disk.clone(), settings());
+    readable(&node, &[6]);
+    assert_eq!(node.journal.log(ONE).damaged, None);
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl Cluster {
             );
         }
 
-        let machine = Arc::new(Sum::with_ballast(self.ballast_bytes));
+        let machine = Arc::new(Sum::new(journal.clone(), self.ballast_bytes));
         let settings = GroupSettings {
             node: NodeId(id),
             founders: ids(founders),

@@ -3,16 +3,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use meridian_journal::Payload;
+use meridian_journal::{Journal, Payload};
 use meridian_types::LogPosition;
 use parking_lot::Mutex;
 
+use super::cluster::SHARD;
 use crate::{ApplyError, Machine, Reply};
 
 /// Sums numbers: small, and any lost or doubled command shows.
-#[derive(Default)]
 pub(super) struct Sum {
+    journal: Journal,
     total: Mutex<u64>,
+    /// Where the log began when the last state was taken over.
+    pub(super) begun_at: Mutex<Option<LogPosition>>,
     /// Commands applied by this machine itself, not taken over with a state.
     pub(super) applied: AtomicU64,
     /// Bytes that follow the total in its state, to make it large.
@@ -20,10 +23,13 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    pub(super) fn with_ballast(ballast_bytes: usize) -> Self {
+    pub(super) fn new(journal: Journal, ballast_bytes: usize) -> Self {
         Self {
+            journal,
+            total: Mutex::default(),
+            begun_at: Mutex::default(),
+            applied: AtomicU64::default(),
             ballast_bytes,
-            ..Self::default()
         }
     }
 
@@ -75,6 +81,7 @@ impl Machine for Sum {
             return Err("another ballast".to_owned());
         }
         *self.total.lock() = u64::from_le_bytes(*total);
+        *self.begun_at.lock() = self.journal.log(SHARD).purged;
         Ok(())
     }
 }

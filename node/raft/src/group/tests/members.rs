@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use meridian_types::{NodeId, RaftIndex};
 
-use super::cluster::{Cluster, ids, until};
+use super::cluster::{Cluster, SHARD, ids, until};
+use super::machine::command;
 use crate::ProposeError;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,7 +142,7 @@ async fn a_replica_that_begins_empty_gets_the_base_checkpoint_and_every_entry_af
         cluster.node(4).service.chunks.load(Ordering::Relaxed) > 30,
         "in pieces"
     );
-    let first = cluster.node(4).journal.log(super::cluster::SHARD).first;
+    let first = cluster.node(4).journal.log(SHARD).first;
     assert_eq!(first.map(|first| first.index), Some(base.next()));
     cluster.stop().await;
 }
@@ -188,5 +189,55 @@ async fn a_base_that_rotted_on_the_leaders_disk_is_set_aside_for_the_next() {
     cluster.agree(&[4], total).await;
     assert!(cluster.purged(4) > Some(base), "the next checkpoint");
     assert_eq!(cluster.node(1).group.stopped(), None);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_takes_the_place_of_what_was_never_committed() {
+    let (mut cluster, term) = Cluster::founded().await;
+    let shared = cluster.add(1, term, 1).await.expect("committed");
+    cluster.agree(&[1, 2, 3], shared).await;
+    cluster.kill(2).await;
+    cluster.kill(3).await;
+    let common = cluster.node(1).journal.log(SHARD).last.expect("entries").index;
+    for _ in 0..20 {
+        drop(cluster.node(1).group.propose(term, command(1_000_000)).await);
+    }
+    let journal = cluster.node(1).journal.clone();
+    let abandoned = RaftIndex(common.0 + 20);
+    until("they are in its journal", || {
+        journal.durable(SHARD) >= Some(abandoned)
+    })
+    .await;
+    assert!(journal.read(SHARD, abandoned, 0, 1).is_ok());
+    cluster.kill(1).await;
+
+    cluster.start(2, &[]).await;
+    cluster.start(3, &[]).await;
+    let (leader, next) = cluster.replace(1, term, &[2, 3]).await;
+    let mut total = shared;
+    for number in 1..=60 {
+        total = cluster.add(leader, next, number).await.expect("committed");
+    }
+    cluster.agree(&[2, 3], total).await;
+    let group = cluster.node(leader).group.clone();
+    let base = group.checkpoint().await.expect("saved");
+    total = cluster.add(leader, next, 1).await.expect("committed");
+    group.checkpoint().await.expect("saved");
+    group.release(Some(base.index.next())).await.expect("released");
+    until("purged", || cluster.purged(leader) == Some(base.index)).await;
+
+    cluster.start(1, &[]).await;
+    group.reconnected(NodeId(1));
+    cluster.agree(&[1], total).await;
+    let first = cluster.node(1);
+    assert_eq!(cluster.purged(1), Some(base.index), "it was given the checkpoint");
+    let begun_at = *first.machine.begun_at.lock();
+    assert_eq!(begun_at, Some(base), "before its state was seen");
+    for index in 1..=abandoned.0 {
+        let index = RaftIndex(index);
+        assert!(first.journal.read(SHARD, index, 0, 1).is_err(), "{index}");
+        assert_eq!(first.journal.term_of(SHARD, index), None, "{index}");
+    }
     cluster.stop().await;
 }

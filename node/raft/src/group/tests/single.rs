@@ -40,7 +40,7 @@ impl Node {
     async fn start_with(directory: &Path, checkpoints: Arc<dyn Disk>) -> Self {
         let disk = RealDisk::open(directory.join("journal")).expect("a disk");
         let (journal, writer) = open_journal(Arc::new(disk));
-        let machine = Arc::new(Sum::default());
+        let machine = Arc::new(Sum::new(journal.clone(), 0));
         let settings = GroupSettings {
             shard: ShardId(5),
             node: NodeId(1),
