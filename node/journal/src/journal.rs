@@ -170,6 +170,15 @@ impl Journal {
         self.shared.queue.admit(payload_bytes, disk_bytes)
     }
 
+    /// As [`Self::admit`], for entries that are about to be appended and were promised room: reservations, of which one
+    /// may be their own, are not counted against them.
+    ///
+    /// Errors: `Busy` and `Full` (retriable), `Poisoned`, `Stopped`.
+    pub fn admit_promised(&self, payload_bytes: usize, entries: usize) -> Result<(), JournalError> {
+        let disk_bytes = disk_bytes(payload_bytes, entries);
+        self.shared.queue.admit_promised(payload_bytes, disk_bytes)
+    }
+
     /// As [`Self::admit`], and while the disk is full nobody else is promised the room that these entries will take, until
     /// the reservation is dropped. Hold it until they are appended.
     ///

@@ -104,6 +104,11 @@ impl Queue {
         self.check(&state, memory_bytes, disk_bytes, true)
     }
 
+    /// As [`Self::admit`], for entries that have had their promise: what is promised is not counted against them.
+    pub(crate) fn admit_promised(&self, memory_bytes: usize, disk_bytes: u64) -> Result<(), JournalError> {
+        self.check(&self.state.lock(), memory_bytes, disk_bytes, true)
+    }
+
     /// As [`Self::admit`], and keeps room for them until [`Self::release`].
     pub(crate) fn reserve(&self, memory_bytes: usize, disk_bytes: u64) -> Result<(), JournalError> {
         let mut state = self.state.lock();

@@ -126,7 +126,7 @@ impl LogStore {
         let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
         let mut deadline = None;
         while let Err(JournalError::Busy { .. } | JournalError::Full { .. }) =
-            self.journal.admit(bytes, entries.len())
+            self.journal.admit_promised(bytes, entries.len())
         {
             let now = Instant::now();
             if now >= *deadline.get_or_insert(now + ROOM_TIMEOUT) {

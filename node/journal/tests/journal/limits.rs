@@ -157,6 +157,8 @@ fn room_of_a_full_disk_is_promised_to_one_at_a_time() {
     assert!(is_full(&node.journal.admit(3000, 1)));
     assert!(is_full(&node.journal.admit_records(0, 1)) && node.journal.reserve(3000, 1).is_err());
     assert!(node.journal.admit(1000, 1).is_ok(), "what is left");
+    let promised = node.journal.admit_promised(most, 1);
+    assert!(promised.is_ok(), "a promise does not stand against itself");
     drop(reserved);
     assert!(node.journal.admit(most, 1).is_ok());
 }

@@ -1,6 +1,9 @@
 //! Disks that fill up or fail.
 
+use std::time::Duration;
+
 use meridian_journal::Fault;
+use tokio::time::Instant;
 
 use super::cluster::{Cluster, until};
 use super::machine::{command, long_command};
@@ -60,9 +63,15 @@ async fn a_follower_with_a_full_disk_takes_what_still_fits_the_file_that_it_writ
         assert!(total < 200, "it does not fill");
     }
     assert!(cluster.node(3).group.admit(100_000, 1).is_err(), "not by far");
+    let begin = Instant::now();
     for _ in 0..3 {
         propose(&mut total, 100_000).await;
     }
+    let took = begin.elapsed();
+    assert!(
+        took < Duration::from_secs(9),
+        "it waited for the room that it had been promised: {took:?}"
+    );
     cluster.stop().await;
 }
 
