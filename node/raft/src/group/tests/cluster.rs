@@ -259,6 +259,21 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until a node that was started again holds this total. Its leader is told more than once that it is back:
+    /// the first time may be before the connection is.
+    pub(super) async fn catch_up(&self, leader: u32, id: u32, total: u64) {
+        for _ in 0..1200 {
+            self.node(leader).group.reconnected(NodeId(id));
+            for _ in 0..25 {
+                if self.node(id).machine.total() == total {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        panic!("node {id} does not catch up");
+    }
+
     pub(super) fn purged(&self, id: u32) -> Option<RaftIndex> {
         self.node(id).journal.log(SHARD).purged.map(|purged| purged.index)
     }

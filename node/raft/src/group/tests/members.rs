@@ -154,8 +154,7 @@ async fn a_replica_that_got_a_checkpoint_restarts_from_it() {
     cluster.agree(&[4], total).await;
     cluster.kill(4).await;
     cluster.start(4, &[]).await;
-    cluster.node(1).group.reconnected(NodeId(4));
-    cluster.agree(&[4], total).await;
+    cluster.catch_up(1, 4, total).await;
     assert_eq!(cluster.purged(4), Some(base));
     assert_eq!(
         cluster.node(4).service.chunks.load(Ordering::Relaxed),
@@ -228,8 +227,7 @@ async fn a_checkpoint_takes_the_place_of_what_was_never_committed() {
     until("purged", || cluster.purged(leader) == Some(base.index)).await;
 
     cluster.start(1, &[]).await;
-    group.reconnected(NodeId(1));
-    cluster.agree(&[1], total).await;
+    cluster.catch_up(leader, 1, total).await;
     let first = cluster.node(1);
     assert_eq!(cluster.purged(1), Some(base.index), "it was given the checkpoint");
     let begun_at = *first.machine.begun_at.lock();
