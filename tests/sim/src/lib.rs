@@ -6,9 +6,9 @@
 //!
 //! Two seeds of four give the region a bucket ([`bucket`]), small journals and faults of its store; afterwards the bucket
 //! must hold what its manifests say, and nothing else ([`tier`]).
-
+//!
 //! With several regions ([`RunSettings::regions`]) each follows the one that owns, links between them are slow and are cut,
-//! ownership is moved at any moment, and afterwards all regions must hold the same.
+//! ownership is moved at any moment, and afterwards all regions must hold the same, but for a topic of each that stays there.
 
 pub mod bucket;
 pub mod driver;
@@ -19,6 +19,7 @@ pub mod many;
 pub mod network;
 pub mod node;
 pub mod regions;
+mod settle;
 pub mod tier;
 pub mod workload;
 pub mod world;

@@ -116,6 +116,11 @@ pub fn host(node: u32) -> String {
     format!("node-{node}")
 }
 
+/// The name of one of several regions.
+pub(crate) fn region_name(region: RegionNumber) -> String {
+    format!("sim-{region}")
+}
+
 impl Node {
     /// A node with empty disks.
     pub fn new(place: Place, seed: u64, stretch: u32, bucket: Option<SimBucket>) -> Self {
@@ -302,7 +307,7 @@ impl Node {
         } = self.place;
         let (name, geo) = match regions {
             1 => ("sim".to_owned(), None),
-            _ => (format!("sim-{region}"), Some(self.geo(seed)?)),
+            _ => (region_name(region), Some(self.geo(seed)?)),
         };
         let defaults = RegionSettings::new(PeerSettings::new(self.id, self.incarnation, name));
         Ok(RegionSettings {

@@ -289,8 +289,10 @@ fn leader(world: &World, known: Option<u32>, target: Partition) -> Option<Region
     let asked = world.region(known?)?;
     let shard = asked.shard_of(target);
     let remote = asked.remote();
-    let leader = match remote.is_owner_elsewhere() {
+    let stays = target.topic.home().is_some();
+    let leader = match !stays && remote.is_owner_elsewhere() {
         true => remote.leader_of(shard)?.0,
+        // Of a topic that stays elsewhere nobody, so that the client asks somebody else.
         false => asked.leader_of(shard)?,
     };
     world.region_of(leader)

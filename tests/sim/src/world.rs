@@ -1,7 +1,7 @@
 //! The simulated region: hosts, faults by plan, clients, and the verdict.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use meridian_checker::{History, Report, check};
 use meridian_controller::{Command as ControlCommand, NewTopic, Outcome as ControlOutcome};
 use meridian_mutants::Mutant;
 use meridian_shard::Region;
-use meridian_types::{NodeId, Partition, RegionNumber, ShardId, TopicId};
+use meridian_types::{NodeId, Partition, RegionNumber, TopicId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
@@ -22,13 +22,12 @@ use crate::bucket::{Figures, SimBucket};
 use crate::driver;
 use crate::faults::{CODA, plan, plan_of_regions, plan_with_bucket};
 use crate::inject::Faults;
-use crate::node::{Node, Place, host};
+use crate::node::{Node, Place, host, region_name};
 use crate::regions::{self, RegionsVerdict};
+use crate::settle::{HEAL_TIMEOUT, read_until_whole, settle};
 use crate::tier;
 use crate::workload::{self, Flag, Memory};
 
-/// After the last fault the region has so long to be whole again.
-const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A message between regions takes up to so long.
 const WAN_LATENCY_MAX: Duration = Duration::from_millis(60);
 const PRODUCERS: u32 = 3;
@@ -45,7 +44,7 @@ pub struct RunSettings {
     pub regions: u16,
     /// Nodes of each region; by the seed unless it is said.
     pub nodes: Option<u32>,
-    /// Partitions of the one topic.
+    /// Partitions of the topic that all regions hold.
     pub partitions: u32,
     /// Simulated time with faults, before it is stretched.
     pub length: Duration,
@@ -63,6 +62,14 @@ impl RunSettings {
     /// Two seeds of four have a bucket, of those with retention one, and of those without. Several regions have none.
     fn has_bucket(&self, seed: u64) -> bool {
         self.regions == 1 && self.has_bucket.unwrap_or(seed % 4 >= 2)
+    }
+
+    /// Topics that stay in a region, of one partition each.
+    fn homes(&self) -> u32 {
+        match self.regions {
+            1 => 0,
+            regions => regions.into(),
+        }
     }
 
     /// Of several regions, those of every other seed have one node each.
@@ -161,11 +168,12 @@ impl fmt::Display for Verdict {
 /// What clients share.
 pub struct World {
     pub(crate) nodes: Vec<Arc<Node>>,
-    /// Partitions of the topic.
+    /// Partitions of all topics, numbered from 0.
     pub partitions: u32,
+    /// The topics, with as many of them each: one that all regions hold, and of several regions one that stays in each.
+    topics: RefCell<Vec<(TopicId, u32)>>,
     /// Clients pause so much longer than usual.
     stretch: u32,
-    topic: RefCell<Option<TopicId>>,
     /// Producers go on.
     pub producing: Flag,
     /// Everybody stops.
@@ -217,12 +225,22 @@ impl World {
         Some(random.random_range(1..=count))
     }
 
-    /// A partition of the topic.
-    pub fn partition(&self, index: u32) -> Partition {
-        Partition {
-            topic: self.topic.borrow().expect("created before the clients start"),
-            index,
+    /// A partition by its number.
+    pub fn partition(&self, number: u32) -> Partition {
+        let mut index = number;
+        for (topic, partitions) in self.topics.borrow().iter() {
+            if index < *partitions {
+                return Partition { topic: *topic, index };
+            }
+            index -= partitions;
         }
+        panic!("there is no partition {number}: they are created before the clients start");
+    }
+
+    /// Whether this node is of a region that holds the partition.
+    pub fn is_held(&self, partition: Partition, node: u32) -> bool {
+        let place = self.nodes[node as usize - 1].place;
+        partition.topic.home().is_none_or(|home| home == place.region)
     }
 
     /// How long a client pauses that would pause so many milliseconds.
@@ -271,9 +289,9 @@ pub fn run(seed: u64, settings: &RunSettings) -> Verdict {
     }
     let world = Rc::new(World {
         nodes,
-        partitions: settings.partitions,
+        partitions: settings.partitions + settings.homes(),
+        topics: RefCell::default(),
         stretch: settings.stretch,
-        topic: RefCell::new(None),
         producing: Flag::new(true),
         over: Flag::new(false),
         acknowledged: Cell::new(0),
@@ -382,7 +400,13 @@ async fn clients(
     if world.bucket.is_some() && seed.is_multiple_of(2) {
         configs.push(("local.retention.bytes", "16384"));
     }
-    found(&world, &mut random, settings.partitions, &configs).await?;
+    create(&world, &mut random, None, settings.partitions, &configs).await?;
+    for home in 0..settings.homes() {
+        let home = RegionNumber(u16::try_from(home).expect("few regions"));
+        let name = region_name(home);
+        let configs: Vec<_> = configs.iter().copied().chain([("geo.home", &*name)]).collect();
+        create(&world, &mut random, Some(home), 1, &configs).await?;
+    }
     *stage.borrow_mut() = Stage::Faults {
         since: turmoil::sim_elapsed().unwrap_or_default(),
     };
@@ -394,7 +418,7 @@ async fn clients(
     };
     let mut tasks = Vec::new();
     for producer in 1..=PRODUCERS {
-        for partition in 0..settings.partitions {
+        for partition in 0..world.partitions {
             let random = StdRng::from_rng(&mut random);
             let memory = memory(format!("producer {producer}, partition {partition}"));
             // A producer's id is one per task: its sequences are its own.
@@ -414,7 +438,7 @@ async fn clients(
         tasks.push(tokio::task::spawn_local(workload::produce_once(
             Rc::clone(&world),
             FIRST_ONCE + once,
-            once % settings.partitions,
+            once % world.partitions,
             random,
             memory,
         )));
@@ -469,7 +493,8 @@ async fn clients(
     }
     for node in 1..=world.nodes() {
         let memory = memory(format!("last reader of node {node}"));
-        for partition in 0..settings.partitions {
+        let held = (0..world.partitions).filter(|number| world.is_held(world.partition(*number), node));
+        for partition in held {
             if world.has_rotted(node) {
                 read_until_whole(&world, node, partition).await;
             }
@@ -494,10 +519,11 @@ async fn clients(
     Ok(())
 }
 
-/// Waits for the region, and creates the topic.
-async fn found(
+/// Waits for the region, and creates a topic, which may be to stay in one of them.
+async fn create(
     world: &World,
     random: &mut StdRng,
+    home: Option<RegionNumber>,
     partitions: u32,
     configs: &[(&str, &str)],
 ) -> turmoil::Result {
@@ -510,9 +536,9 @@ async fn found(
         let Some(region) = world.any(random).and_then(|node| world.region(node)) else {
             continue;
         };
-        let id = region.new_topic_id(None);
+        let id = region.new_topic_id(home);
         let topic = NewTopic {
-            name: "events".into(),
+            name: home.map_or_else(|| "events".to_owned(), |home| format!("events-{home}")),
             id,
             partitions,
             configs: configs.clone(),
@@ -523,66 +549,11 @@ async fn found(
         };
         match region.control(command).await {
             Ok(ControlOutcome::TopicsCreated(results)) if results.iter().all(Result::is_ok) => {
-                *world.topic.borrow_mut() = Some(id);
+                world.topics.borrow_mut().push((id, partitions));
                 return Ok(());
             }
             answer => tracing::info!(?answer, "the topic is not created yet"),
         }
     }
     Err("no region after a minute of simulated time".into())
-}
-
-/// Waits until all replicas hold the same, and compares them.
-async fn settle(world: &World) {
-    let mut unlike = "nothing was compared".to_owned();
-    for _ in 0..HEAL_TIMEOUT.as_millis() / 100 {
-        match compare(world) {
-            Ok(()) => return,
-            Err(difference) => unlike = difference,
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
-    world.complain(format!(
-        "replicas differ {HEAL_TIMEOUT:?} after the last fault: {unlike}"
-    ));
-}
-
-/// Bits may have rotted under records that nobody had read since. Whoever reads them now is told, and the replica is
-/// made anew from the others, which are whole.
-async fn read_until_whole(world: &World, node: u32, partition: u32) {
-    let is_whole = || {
-        let usage = world.region(node).map(|region| region.usage());
-        usage.is_some_and(|usage| {
-            let mut shards = usage.shards.iter();
-            shards.all(|shard| !shard.damaged && shard.stopped.is_none())
-        })
-    };
-    for _ in 0..HEAL_TIMEOUT.as_secs() {
-        let scratch = Memory::default();
-        let read = workload::read_all(world, node, partition, &scratch).await;
-        if read.is_ok() && is_whole() {
-            // One that was just made anew may be empty yet.
-            return settle(world).await;
-        }
-        tracing::info!(node, partition, ?read, "not whole yet");
-        sleep(Duration::from_secs(1)).await;
-    }
-}
-
-fn compare(world: &World) -> Result<(), String> {
-    let nodes = world.regions()?;
-    for shard in (0..nodes[0].shards()).map(ShardId) {
-        let mut digests: BTreeMap<RegionNumber, BTreeSet<_>> = BTreeMap::new();
-        for (node, region) in world.nodes.iter().zip(&nodes) {
-            let of_region = digests.entry(node.place.region).or_default();
-            of_region.insert(region.applied_state(shard).digest());
-        }
-        if digests.values().any(|digests| digests.len() != 1) {
-            return Err(format!("shard {shard}: {digests:?}"));
-        }
-    }
-    match world.region_count() {
-        1 => Ok(()),
-        _ => regions::compare(world),
-    }
 }
