@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::content::{Mark, Verdict, Verifier, filler, write_mark};
+use super::content::{Content, Mark, Verdict, Verifier};
 use super::driver::{cpu_time, now};
 use super::report::{Measured, Totals};
 use super::target::{RecordArgs, TargetArgs};
@@ -167,7 +167,8 @@ async fn produce(
     schedule: Schedule,
     run: u64,
 ) -> Result<u64, CliError> {
-    let mut value = filler(1, usize::try_from(args.records.size).unwrap_or(usize::MAX));
+    let content = Content::new(usize::try_from(args.records.size).unwrap_or(usize::MAX));
+    let mut value = Vec::new();
     let mut deliveries = std::collections::VecDeque::new();
     let failed = |error: meridian_client::ProduceError| CliError::failed(error.to_string());
     let mut sequence = 0;
@@ -177,14 +178,12 @@ async fn produce(
             break;
         }
         sleep_until(due).await;
-        write_mark(
-            &mut value,
-            Mark {
-                run,
-                producer: 0,
-                sequence,
-            },
-        );
+        let mark = Mark {
+            run,
+            producer: 0,
+            sequence,
+        };
+        content.write(&mut value, mark);
         let partition = Some((sequence % u64::from(args.target.partitions)) as u32);
         let record = NewRecord {
             partition,

@@ -7,7 +7,7 @@ use meridian_wire::frame::encode_request;
 use meridian_wire::messages::produce::{PartitionProduceData, TopicProduceData};
 use meridian_wire::{EncodeError, ProduceRequest, Records};
 
-use super::content::{Mark, filler, write_mark};
+use super::content::{Content, Mark};
 
 /// Where the correlation id stands in a frame: behind length, API and version.
 const CORRELATION_ID_AT: usize = 8;
@@ -32,7 +32,6 @@ pub(super) struct PreparedRequest {
 /// What a prepared batch is made of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchPlan {
-    pub(super) value_bytes: usize,
     pub(super) batch_bytes: usize,
     pub(super) compression: Compression,
     pub(super) run: u64,
@@ -40,20 +39,22 @@ pub(super) struct BatchPlan {
 }
 
 /// Builds a batch of records of `number`, as many as fit `batch_bytes` uncompressed, one at least.
-pub(super) fn prepare_batch(plan: &BatchPlan, number: u32) -> Result<PreparedBatch, BuildError> {
+pub(super) fn prepare_batch(
+    plan: &BatchPlan,
+    content: &Content,
+    number: u32,
+) -> Result<PreparedBatch, BuildError> {
     let mut builder = BatchBuilder::new(plan.compression).with_capacity(plan.batch_bytes);
-    let mut value = filler(u64::from(number) + 1, plan.value_bytes);
-    let record_bytes = BatchBuilder::record_size_max(None, Some(&value), &[]);
+    let mut value = Vec::new();
     loop {
-        write_mark(
-            &mut value,
-            Mark {
-                run: plan.run,
-                producer: number,
-                sequence: builder.record_count().into(),
-            },
-        );
+        let mark = Mark {
+            run: plan.run,
+            producer: number,
+            sequence: builder.record_count().into(),
+        };
+        content.write(&mut value, mark);
         builder.push(plan.now, None, Some(&value), &[])?;
+        let record_bytes = BatchBuilder::record_size_max(None, Some(&value), &[]);
         if builder.uncompressed_size() + record_bytes > plan.batch_bytes {
             break;
         }
@@ -135,13 +136,13 @@ mod tests {
     #[test]
     fn a_prepared_request_is_a_produce_request_under_any_correlation_id() {
         let plan = BatchPlan {
-            value_bytes: 100,
             batch_bytes: 4096,
             compression: Compression::None,
             run: 5,
             now: TimestampMs(1),
         };
-        let batches = [prepare_batch(&plan, 0).unwrap(), prepare_batch(&plan, 1).unwrap()];
+        let content = Content::new(100);
+        let batches = [0, 1].map(|number| prepare_batch(&plan, &content, number).unwrap());
         assert!(batches[0].records > 20 && batches[0].bytes.len() <= 4096);
         for version in [3, 9, 12] {
             let request =

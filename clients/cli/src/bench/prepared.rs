@@ -100,21 +100,26 @@ pub(super) async fn run(
     Ok(totals)
 }
 
-/// A request for each run of neighbouring partitions.
+/// Requests that a connection goes round: as many as this, or one for each run of partitions.
+const REQUESTS: usize = 2048;
+
+/// Requests for each run of neighbouring partitions, again and again with other batches: what is compressed together must not
+/// repeat itself.
 fn requests(
     plan: &Plan,
     version: i16,
     partitions: &[u32],
     batches: &[PreparedBatch],
 ) -> Result<Vec<PreparedRequest>, CliError> {
-    partitions
-        .chunks(plan.batches_per_request)
-        .enumerate()
-        .map(|(number, partitions)| {
+    let runs: Vec<_> = partitions.chunks(plan.batches_per_request).collect();
+    let rounds = (REQUESTS / runs.len().max(1)).clamp(1, batches.len());
+    let turns = (0..rounds).flat_map(|round| runs.iter().enumerate().map(move |(run, it)| (round, run, it)));
+    turns
+        .map(|(round, run, partitions)| {
             let of_request: Vec<_> = partitions
                 .iter()
                 .enumerate()
-                .map(|(place, index)| (*index, &batches[(number + place) % batches.len()]))
+                .map(|(place, index)| (*index, &batches[(run + round + place) % batches.len()]))
                 .collect();
             let timeout_ms = 30_000;
             prepare_request(version, plan.acks.code(), timeout_ms, &plan.topic, &of_request)

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::content::{Mark, filler, write_mark};
+use super::content::{Content, Mark};
 use super::driver::{cpu_time, now};
 use super::prepare::{BatchPlan, prepare_batch};
 use super::prepared;
@@ -24,8 +24,8 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::parse::parse_duration;
 
-/// Different batches of a prepared load: a server that compresses or deduplicates must not get away with one.
-const PREPARED_BATCHES: u32 = 8;
+/// Bytes of different batches of a prepared load.
+const PREPARED_BYTES: u64 = 16 << 20;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ProduceArgs {
@@ -205,15 +205,16 @@ impl ProduceArgs {
             return Ok(Vec::new());
         }
         let plan = BatchPlan {
-            value_bytes: usize::try_from(self.records.size).unwrap_or(usize::MAX),
             batch_bytes: usize::try_from(self.records.batch_bytes).unwrap_or(usize::MAX),
             compression: self.records.compression,
             run,
             now: now_ms(),
         };
-        (0..PREPARED_BATCHES)
+        let content = Content::new(usize::try_from(self.records.size).unwrap_or(usize::MAX));
+        let count = (PREPARED_BYTES / self.records.batch_bytes.max(1)).clamp(8, 128);
+        (0..u32::try_from(count).unwrap_or(8))
             .map(|number| {
-                prepare_batch(&plan, number)
+                prepare_batch(&plan, &content, number)
                     .map_err(|error| CliError::failed(format!("cannot build a batch: {error}")))
             })
             .collect()
@@ -227,6 +228,7 @@ async fn run_producers(
     plan: &Arc<Plan>,
 ) -> Result<(Totals, BTreeMap<u32, u64>), CliError> {
     let mut tasks = Vec::new();
+    let content = Arc::new(Content::new(plan.value_bytes));
     for number in 0..plan.producers {
         // Connections of its own, as separate clients have them.
         let cluster = Cluster::connect(context.cluster_settings()).await?;
@@ -244,7 +246,12 @@ async fn run_producers(
         let producer = Producer::start(&cluster, settings)
             .await
             .map_err(|error| CliError::failed(error.to_string()))?;
-        tasks.push(tokio::spawn(produce(producer, Arc::clone(plan), number)));
+        tasks.push(tokio::spawn(produce(
+            producer,
+            Arc::clone(plan),
+            Arc::clone(&content),
+            number,
+        )));
     }
     let mut totals = Totals::default();
     let mut sent = BTreeMap::new();
@@ -259,7 +266,12 @@ async fn run_producers(
 }
 
 /// One producer: sends at its times, while another task waits for the acknowledgements.
-async fn produce(producer: Producer, plan: Arc<Plan>, number: u32) -> Result<(Totals, u64), CliError> {
+async fn produce(
+    producer: Producer,
+    plan: Arc<Plan>,
+    content: Arc<Content>,
+    number: u32,
+) -> Result<(Totals, u64), CliError> {
     let (deliveries, mut delivered) = mpsc::channel::<(Instant, meridian_client::Delivery)>(65_536);
     let counted = Arc::clone(&plan);
     let counting = tokio::spawn(async move {
@@ -286,7 +298,7 @@ async fn produce(producer: Producer, plan: Arc<Plan>, number: u32) -> Result<(To
     let interval = plan
         .rate
         .map(|rate| Duration::from_secs_f64(f64::from(plan.producers) / rate));
-    let mut value = filler(u64::from(number) + 1, plan.value_bytes);
+    let mut value = Vec::new();
     let mut sequence = 0;
     loop {
         let due = interval.map(|interval| plan.start + interval.mul_f64(sequence as f64));
@@ -303,14 +315,12 @@ async fn produce(producer: Producer, plan: Arc<Plan>, number: u32) -> Result<(To
         if sent_at >= plan.end {
             break;
         }
-        write_mark(
-            &mut value,
-            Mark {
-                run: plan.run,
-                producer: number,
-                sequence,
-            },
-        );
+        let mark = Mark {
+            run: plan.run,
+            producer: number,
+            sequence,
+        };
+        content.write(&mut value, mark);
         let record = NewRecord {
             partition: None,
             ..NewRecord::new(&plan.topic, &value)

@@ -10,7 +10,7 @@ use meridian_types::{LeaderEpoch, Offset, Partition, TimestampMs, TopicId, Uuid}
 use meridian_wire::batch::{BatchBuilder, Compression, batches};
 use serde_json::{Value, json};
 
-use super::content::filler;
+use super::content::text;
 use super::driver::cpu_time;
 use crate::context::Context;
 use crate::error::CliError;
@@ -133,12 +133,13 @@ impl ReplayArgs {
             index: 0,
         };
         let mut writer = BundleWriter::new(BundleLimits::default());
+        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
         let mut written_bytes = 0;
         let mut base = 0;
         while written_bytes < self.data {
             let mut builder = BatchBuilder::new(compression).stored_at(Offset(base), LeaderEpoch(0));
             for number in base..base + u64::from(self.batch_records) {
-                let value = self.value(number);
+                let value = text(number, size);
                 let key = number.to_be_bytes();
                 let timestamp = TimestampMs(number.cast_signed());
                 builder
@@ -167,29 +168,6 @@ impl ReplayArgs {
             frames,
             stored_bytes: bundle.footer_at,
         })
-    }
-
-    /// Lines of JSON with random numbers in it.
-    fn value(&self, number: u64) -> Vec<u8> {
-        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
-        let mut value = Vec::with_capacity(size + 128);
-        let random = filler(number, size + 16);
-        for chunk in random.chunks_exact(16) {
-            if value.len() >= size {
-                break;
-            }
-            let part = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| chunk[at + byte]));
-            let line = format!(
-                "{{\"order\":\"{:08x}{:08x}\",\"customer\":{},\"state\":\"shipped\",\"amount\":{}}}\n",
-                part(0),
-                part(4),
-                part(8) % 1_000_000,
-                part(12) % 100_000
-            );
-            value.extend_from_slice(line.as_bytes());
-        }
-        value.truncate(size);
-        value
     }
 }
 

@@ -69,23 +69,53 @@ impl Responses {
     }
 }
 
-/// A Produce request made beforehand: partition and correlation id are set in place before each sending.
+/// Produce requests made beforehand, sent in turn: partition and correlation id are set in place before each sending.
 pub struct Prepared {
+    requests: Vec<Request>,
+    next: usize,
+}
+
+/// More than a compressor sees at once.
+const PREPARED_BYTES: usize = 2 << 20;
+
+struct Request {
     frame: Vec<u8>,
     partition_at: usize,
 }
 
 impl Prepared {
-    /// A request for one partition of `topic`, acks=all, with one batch of `record_count` records of `record_bytes`
-    /// random bytes, its CRC made.
+    /// Requests for one partition of `topic`, acks=all, each with one batch of `record_count` records of `record_bytes`, its
+    /// CRC made. A third of each record is random, so that it compresses as events do, and no two are alike.
     pub fn new(topic: &str, record_count: u32, record_bytes: usize, seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
+        let batch_bytes = (record_count as usize * record_bytes).max(1);
+        let requests = (0..PREPARED_BYTES.div_ceil(batch_bytes))
+            .map(|_| Request::new(topic, record_count, record_bytes, &mut random))
+            .collect();
+        Self { requests, next: 0 }
+    }
+
+    /// Sends the next. Errors: those of the socket.
+    pub fn send(&mut self, stream: &mut TcpStream, correlation: i32, partition: i32) -> io::Result<()> {
+        let next = self.next;
+        self.next = (next + 1) % self.requests.len();
+        self.requests[next].send(stream, correlation, partition)
+    }
+}
+
+impl Request {
+    fn new(topic: &str, record_count: u32, record_bytes: usize, random: &mut SmallRng) -> Self {
         let mut builder = BatchBuilder::new(Compression::None);
         // Not 1970: retention by time would delete the segments under the run.
         let now = TimestampMs(now_ms());
-        let mut value = vec![0; record_bytes];
+        let mut value: Vec<u8> = b"an order was shipped; "
+            .iter()
+            .copied()
+            .cycle()
+            .take(record_bytes)
+            .collect();
         for _ in 0..record_count {
-            random.fill_bytes(&mut value);
+            random.fill_bytes(&mut value[..record_bytes / 3]);
             builder
                 .push(now, None, Some(&value), &[])
                 .expect("a batch of a benchmark is far below 2 GiB");
@@ -100,8 +130,7 @@ impl Prepared {
         Self { frame, partition_at }
     }
 
-    /// Sends it. Errors: those of the socket.
-    pub fn send(&mut self, stream: &mut TcpStream, correlation: i32, partition: i32) -> io::Result<()> {
+    fn send(&mut self, stream: &mut TcpStream, correlation: i32, partition: i32) -> io::Result<()> {
         self.frame[CORRELATION_AT..CORRELATION_AT + 4].copy_from_slice(&correlation.to_be_bytes());
         self.frame[self.partition_at..self.partition_at + 4].copy_from_slice(&partition.to_be_bytes());
         stream.write_all(&self.frame)
@@ -138,6 +167,8 @@ mod tests {
     #[test]
     fn a_prepared_request_holds_one_batch_with_a_true_crc_behind_the_partition() {
         let prepared = Prepared::new("t", 3, 1024, 1);
+        assert_ne!(prepared.requests[0].frame, prepared.requests[1].frame);
+        let prepared = &prepared.requests[0];
         let batch = &prepared.frame[prepared.partition_at + 8..];
         let headers = batches(batch);
         assert_eq!(headers.len(), 1);
