@@ -40,7 +40,7 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// For values of one size. Takes some hundredths of a second.
+    /// For values of one size. Makes all of the text: before a clock runs.
     pub(super) fn new(value_bytes: usize) -> Self {
         Self {
             text: text(1, TEXT_BYTES + value_bytes),
@@ -233,11 +233,14 @@ impl Bitmap {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn value(producer: u32, sequence: u64) -> Vec<u8> {
+        static CONTENT: LazyLock<Content> = LazyLock::new(|| Content::new(40));
         let mut value = Vec::new();
-        Content::new(40).write(
+        CONTENT.write(
             &mut value,
             Mark {
                 run: 9,

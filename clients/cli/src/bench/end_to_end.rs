@@ -89,6 +89,7 @@ impl EndToEndArgs {
             .await
             .map_err(|error| CliError::failed(error.to_string()))?;
         let run = now_ms().0.cast_unsigned();
+        let content = Content::new(self.records.value_bytes());
         let start = now();
         let measured_from = start + self.warmup;
         let schedule = Schedule {
@@ -107,12 +108,12 @@ impl EndToEndArgs {
             consumer,
             schedule,
             run,
-            bytes(self.records.size),
+            self.records.value_bytes(),
             sent_watch,
             progress.clone(),
         ));
         let args = Arc::new(self);
-        let count = produce(&producer, &args, schedule, run).await?;
+        let count = produce(&producer, &args, &content, schedule, run).await?;
         // A receiver that is gone has failed, and says so below.
         let _ = sent.send(Some(count));
         let (totals, verifier) = read
@@ -164,10 +165,10 @@ impl EndToEndArgs {
 async fn produce(
     producer: &Producer,
     args: &EndToEndArgs,
+    content: &Content,
     schedule: Schedule,
     run: u64,
 ) -> Result<u64, CliError> {
-    let content = Content::new(usize::try_from(args.records.size).unwrap_or(usize::MAX));
     let mut value = Vec::new();
     let mut deliveries = std::collections::VecDeque::new();
     let failed = |error: meridian_client::ProduceError| CliError::failed(error.to_string());

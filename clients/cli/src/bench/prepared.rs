@@ -70,13 +70,14 @@ pub(super) async fn run(
             ))
         })?;
         let requests = Arc::new(requests(plan, version, &partitions, batches)?);
+        let runs = partitions.len().div_ceil(plan.batches_per_request);
         let share = partitions.len() as f64 / f64::from(plan.partitions);
         let per_request = requests.iter().map(|it| it.records).sum::<u64>() as f64 / requests.len() as f64;
         for producer in 0..plan.producers {
             senders.push(Sender {
                 endpoint: connection.endpoint().clone(),
                 version,
-                first: producer as usize * requests.len() / plan.producers as usize,
+                first: first(producer, plan.producers, runs, requests.len()),
                 requests: Arc::clone(&requests),
                 interval: plan.rate.map(|rate| {
                     let requests_per_s = rate * share / f64::from(plan.producers) / per_request;
@@ -98,6 +99,13 @@ pub(super) async fn run(
         totals.merge(of_one?);
     }
     Ok(totals)
+}
+
+/// Which of `requests`, a round of `runs` after another, a producer begins with: all partitions have somebody from the start, and
+/// other batches from each.
+fn first(producer: u32, producers: u32, runs: usize, requests: usize) -> usize {
+    let share = |of: usize| producer as usize * of / producers as usize;
+    share(requests / runs) * runs + share(runs)
 }
 
 /// Requests that a connection goes round: as many as this, or one for each run of partitions.
@@ -303,4 +311,23 @@ async fn write_all(writer: &mut WriteHalf<'_>, mut pieces: VecDeque<Bytes>) -> s
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first;
+
+    #[test]
+    fn producers_begin_with_different_partitions_and_batches() {
+        for (producers, runs, rounds) in [(64_u32, 16, 128), (64, 16, 1), (64, 1000, 2), (1, 16, 128)] {
+            let firsts: Vec<_> = (0..producers)
+                .map(|producer| first(producer, producers, runs, runs * rounds))
+                .collect();
+            assert!(firsts.is_sorted() && firsts.iter().all(|first| *first < runs * rounds));
+            let mut begun: Vec<_> = firsts.iter().map(|first| first % runs).collect();
+            begun.sort_unstable();
+            begun.dedup();
+            assert_eq!(begun.len(), runs.min(producers as usize), "{firsts:?}");
+        }
+    }
 }

@@ -107,7 +107,8 @@ impl ProduceArgs {
         } else {
             None
         };
-        let batches = self.prepare_batches(run)?;
+        let content = Arc::new(Content::new(self.records.value_bytes()));
+        let batches = self.prepare_batches(run, &content)?;
         let progress = context.output.progress(None, "records");
         let plan = Arc::new(self.plan(run, now(), progress.clone()));
         let cpu = Arc::clone(&plan);
@@ -119,7 +120,7 @@ impl ProduceArgs {
         let (totals, acknowledged) = if self.prepared {
             (prepared::run(&cluster, &plan, &batches).await?, BTreeMap::new())
         } else {
-            run_producers(context, &plan).await?
+            run_producers(context, &plan, &content).await?
         };
         let finished = now();
         let elapsed = finished
@@ -187,7 +188,7 @@ impl ProduceArgs {
             in_flight: self.in_flight as usize,
             batches_per_request: self.batches_per_request as usize,
             acks: self.records.acks,
-            value_bytes: usize::try_from(self.records.size).unwrap_or(usize::MAX),
+            value_bytes: self.records.value_bytes(),
             batch_bytes: usize::try_from(self.records.batch_bytes).unwrap_or(usize::MAX),
             compression: self.records.compression,
             linger: self.linger,
@@ -200,7 +201,11 @@ impl ProduceArgs {
         }
     }
 
-    fn prepare_batches(&self, run: u64) -> Result<Vec<super::prepare::PreparedBatch>, CliError> {
+    fn prepare_batches(
+        &self,
+        run: u64,
+        content: &Content,
+    ) -> Result<Vec<super::prepare::PreparedBatch>, CliError> {
         if !self.prepared {
             return Ok(Vec::new());
         }
@@ -210,11 +215,10 @@ impl ProduceArgs {
             run,
             now: now_ms(),
         };
-        let content = Content::new(usize::try_from(self.records.size).unwrap_or(usize::MAX));
         let count = (PREPARED_BYTES / self.records.batch_bytes.max(1)).clamp(8, 128);
         (0..u32::try_from(count).unwrap_or(8))
             .map(|number| {
-                prepare_batch(&plan, &content, number)
+                prepare_batch(&plan, content, number)
                     .map_err(|error| CliError::failed(format!("cannot build a batch: {error}")))
             })
             .collect()
@@ -226,9 +230,9 @@ impl ProduceArgs {
 async fn run_producers(
     context: &Context,
     plan: &Arc<Plan>,
+    content: &Arc<Content>,
 ) -> Result<(Totals, BTreeMap<u32, u64>), CliError> {
     let mut tasks = Vec::new();
-    let content = Arc::new(Content::new(plan.value_bytes));
     for number in 0..plan.producers {
         // Connections of its own, as separate clients have them.
         let cluster = Cluster::connect(context.cluster_settings()).await?;
@@ -249,7 +253,7 @@ async fn run_producers(
         tasks.push(tokio::spawn(produce(
             producer,
             Arc::clone(plan),
-            Arc::clone(&content),
+            Arc::clone(content),
             number,
         )));
     }

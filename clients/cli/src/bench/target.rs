@@ -46,6 +46,11 @@ pub(crate) struct RecordArgs {
 }
 
 impl RecordArgs {
+    /// Bytes of each record's value.
+    pub(super) fn value_bytes(&self) -> usize {
+        usize::try_from(self.size).unwrap_or(usize::MAX)
+    }
+
     /// Checks what the options cannot check one by one.
     pub(super) fn check(&self) -> Result<(), CliError> {
         let min = super::content::VALUE_BYTES_MIN as u64;
